@@ -1,21 +1,23 @@
 """Up to which batch an attack of LeakGauge reads each layer. The algebra can determine more.
 
-`shift_consistency` begins at a convolution's span, or at the masks of a pooled head. From there it goes down
-through ReLU, BatchNorm and additions. It stops at the first layer that it cannot read. `rgap` and
-`peeling`, which read one example through a chain of layers, are not counted.
+`shift_consistency` begins where its own counting before the search allows it (see `beginnings.py`). From there
+it goes down through ReLU, BatchNorm, additions and max pools. It stops at the first layer that it cannot read,
+or passes over it if it began at a layer alone. `rgap` and `peeling`, which read one example through a chain of
+layers, are not counted.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 from torch import fx
 
-from leakgauge.analytic.convolutions.counting import MANY
+from leakgauge.analytic.convolutions.counting import MANY, Reader
+from leakgauge.analytic.convolutions.joint_descent import LARGEST
 from leakgauge.analytic.convolutions.operations import INVERTIBLE, RECTIFIERS, name_of, root_of
 from leakgauge.inspection.counted import Counted
 from leakgauge.inspection.layers import Layer
-from leakgauge.inspection.reach import Reach
+from leakgauge.inspection.reach import Reach, rows_of
 
 FIRST = frozenset(("linear_layer", "spear", "cocktail_party"))
 """Attacks that read the first layer alone."""
@@ -25,10 +27,7 @@ ANYWHERE = frozenset(("april", "softmax_unmixing"))
 
 def read_batches(counts: Counted) -> dict[fx.Node, int]:
     """Return the largest batch of a client that an attack reads, for each layer by its node."""
-    begins = _beginnings(counts)
-    own = {layer.node: begins.get(layer.node, 0) for layer in counts.layers}
-    reach = Descended(counts.network, counts.layers, own, counts.steps == 1).spread()
-    reached = _in_order(counts, reach)
+    reached = _descended(counts)
     found = {}
     for layer in counts.layers:
         alone = counts.owns[layer.node]
@@ -36,6 +35,32 @@ def read_batches(counts: Counted) -> dict[fx.Node, int]:
         direct |= alone.attack in FIRST and counts.place[layer.node].first
         batch = max(reached[layer.node], alone.batch if direct else 0)
         found[layer.node] = min(counts.batch(layer), counts.shared(batch))
+    return found
+
+
+def _descended(counts: Counted) -> dict[fx.Node, int]:
+    """Return the largest batch that `shift_consistency` reads, for each layer by its node."""
+    begins, alone = _beginnings(counts), _alone(counts)
+    masks, sent = counts.told()
+
+    def spread(
+        kind: type[Descended], at: Mapping[fx.Node, int], last: Mapping[fx.Node, int]
+    ) -> Reach:
+        own = {layer.node: at.get(layer.node, 0) for layer in counts.layers}
+        once = counts.steps == 1
+        return kind(
+            counts.network, counts.layers, own, once, 0, counts.pools, last and masks, last and sent
+        ).spread()
+
+    found = _in_order(counts, spread(Descended, begins, sent))
+    if alone:
+        # It begins at a layer alone if no span and no block is wide enough for the batch.
+        plain = [n for node, n in begins.items() if not counts.owns[node].masked]
+        joint = spread(Jointly, alone, {})
+        for layer in counts.layers:
+            batch = joint.values[layer.source]
+            if batch > max(plain, default=0):
+                found[layer.node] = max(found[layer.node], batch)
     return found
 
 
@@ -53,6 +78,10 @@ class Descended(Reach):
             return self.values[node]
         return super()._derivative(node, user)
 
+    def _from_input(self, layer: Layer, reader: Reader) -> int:
+        """Return the batch of the signal. Parts of a concatenation tell none."""
+        return rows_of(reader, reader.channels, self.values[layer.source])
+
     def _layer(self, layer: Layer) -> None:
         """Compute the input from the signal. The last layer alone gives a signal from its input."""
         reader = layer.reader
@@ -61,6 +90,24 @@ class Descended(Reach):
         if layer.kind == "linear" and root_of(self.network.end) is not layer.node:
             return
         super()._layer(layer)
+
+
+class Jointly(Descended):
+    """The reach of `shift_consistency` from a layer that it reads alone. Layers that cannot be read are passed over."""
+
+    def _from_input(self, layer: Layer, reader: Reader) -> int:
+        """Return the batch of the signal, of limited size. With groups, it is known where the attack begins."""
+        if reader.groups > 1:
+            return self.own[layer.node]
+        batch = Reach._from_input(self, layer, reader)
+        return max(self.own[layer.node], min(batch, LARGEST // reader.positions))
+
+    def _layer(self, layer: Layer) -> None:
+        """Compute the input from the signal, group by group if there are groups."""
+        if layer.reader is None or layer.reader.groups == 1:
+            super()._layer(layer)
+        elif layer.trained and layer.calls == 1:
+            Reach._layer(self, layer)
 
 
 def _in_order(counts: Counted, reach: Reach) -> dict[fx.Node, int]:
@@ -76,22 +123,34 @@ def _in_order(counts: Counted, reach: Reach) -> dict[fx.Node, int]:
 
 
 def _beginnings(counts: Counted) -> dict[fx.Node, int]:
-    """Return the largest batch at which the attack begins at a convolution, by its node."""
-    outline = counts.outline
-    if outline is None or counts.steps > 1:
+    """Return the largest batch at which a descent through all layers begins at a convolution, by its node."""
+    if counts.outline is None or counts.steps > 1:
         return {}
-    convolutions = {layer.name: layer for layer in counts.layers if layer.kind == "convolution"}
     found: dict[fx.Node, int] = {}
-    refused = [dict(replace(outline, count=n).candidates()) for n in (1, 2)]
-    for convolution, reason in refused[0].items():
-        layer = convolutions.get(convolution.name.removesuffix(".weight"))
-        if reason is not None or layer is None or layer.reader is None:
+    layers = {layer.node: layer for layer in counts.layers if layer.kind == "convolution"}
+    blocks = [(block.layer.node, most) for block, most in counts.planned.blocks]
+    for node, most in (*counts.planned.spans.items(), *blocks):
+        layer = layers.get(node)
+        if layer is None or layer.reader is None:
             continue
         if layer.reader.signal < layer.reader.positions and not layer.reader.shared:
             continue  # The row space does not hold all patches.
-        batch = counts.owns[layer.node].batch
-        found[layer.node] = batch if refused[1][convolution] is None else min(1, batch)
-    for layer in convolutions.values():
-        if counts.owns[layer.node].masked:
-            found[layer.node] = max(found.get(layer.node, 0), counts.owns[layer.node].batch)
+        # Columns tell no span of a layer that all values go through.
+        batch = min(most, counts.owns[node].batch, layer.reader.span())
+        found[node] = max(found.get(node, 0), batch)
+    for node in layers:
+        if counts.owns[node].masked:
+            found[node] = max(found.get(node, 0), counts.owns[node].batch)
+    return found
+
+
+def _alone(counts: Counted) -> dict[fx.Node, int]:
+    """Return the largest batch at which the attack begins at a layer alone, by its node. It begins at the earliest."""
+    found: dict[fx.Node, int] = {}
+    if counts.outline is None or counts.steps > 1:
+        return found
+    for node, most in counts.planned.alone.items():
+        batch = 0 if counts.owns[node].masked else min(most, counts.owns[node].batch)
+        if batch > max(found.values(), default=0):
+            found[node] = batch
     return found

@@ -132,7 +132,7 @@ def _limits(reader: Reader | None, rows: Tensor, features: Tensor | None) -> Lim
 
 
 def _alive(rows: Tensor, groups: int) -> tuple[tuple[int, ...], Tensor]:
-    """Return the numbers of channels of rows (B, P, O) that are not 0, and the group (B, P, O / groups) with the least."""
+    """Return the numbers of live channels of rows (B, P, O), and the group (B, P, O / groups) with the least."""
     split = rows.reshape(*rows.shape[:2], groups, -1)
     on = (split != 0).any(1)  # (B, groups, O / groups)
     ring = torch.cat([on, on])

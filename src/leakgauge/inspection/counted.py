@@ -17,9 +17,11 @@ from leakgauge.core.references import guard_user_code
 from leakgauge.federated.isolation.probing import single, spread
 from leakgauge.federated.isolation.untouched import output_of
 from leakgauge.inspection.batches import limits_of
+from leakgauge.inspection.beginnings import Planned, planned
 from leakgauge.inspection.layers import Layer, layers_of
 from leakgauge.inspection.outline import masked_layer, outline_of
 from leakgauge.inspection.own import Own, Place, own
+from leakgauge.inspection.pools import Pool, pools_of
 from leakgauge.inspection.probe import PROBED, Signal, signals_of
 from leakgauge.inspection.reach import Reach
 
@@ -43,6 +45,8 @@ class Counted:
         owns: What each layer's own gradient determines, by its node.
         reach: What is known of each node.
         outline: The network as `shift_consistency` sees it, or None if that does not apply.
+        planned: Where that attack may begin.
+        pools: Max pools by the node of the convolution in front.
     """
 
     network: Network
@@ -54,6 +58,8 @@ class Counted:
     owns: Mapping[fx.Node, Own] = field(default_factory=dict)
     reach: Reach | None = None
     outline: Outline | None = None
+    planned: Planned = field(default_factory=Planned)
+    pools: Mapping[fx.Node, Pool] = field(default_factory=dict)
 
     def count(self) -> Counted:
         """Return the same network with its counts."""
@@ -63,8 +69,24 @@ class Counted:
             node: 0 if o.attack in ("token bag", "token test") else o.batch
             for node, o in owns.items()
         }
-        reach = Reach(self.network, self.layers, batches, self.steps == 1, entry).spread()
-        return replace(self, owns=owns, reach=reach)
+        found = replace(self, owns=owns)
+        masks, sent = found.told()
+        chained = self.steps == 1
+        reach = Reach(
+            self.network, self.layers, batches, chained, entry, self.pools, masks, sent
+        ).spread()
+        return replace(found, reach=reach)
+
+    def told(self) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
+        """Return the batches of masks and of signals that the last block tells by its shortcut, by node."""
+        masks, sent = dict[fx.Node, int](), dict[fx.Node, int]()
+        if self.outline is None or self.steps > 1:
+            return masks, sent
+        for block, most in self.planned.blocks:
+            batch = min(most, self.owns[block.layer.node].batch)
+            masks[block.relu] = max(batch, masks.get(block.relu, 0))
+            sent[self.outline.features] = masks[block.relu]
+        return masks, sent
 
     def changed(self, change: Change) -> Counted:
         """Return the counts of the network after a change of its layers."""
@@ -119,7 +141,17 @@ def counted(model: nn.Module, domain: Domain, *, steps: int, clients: int) -> Co
     size = 1
     for each in unit_shape(domain):
         size *= each
-    return Counted(network, tuple(found), places, size, steps, clients, outline=outline).count()
+    return Counted(
+        network,
+        tuple(found),
+        places,
+        size,
+        steps,
+        clients,
+        outline=outline,
+        planned=planned(outline),
+        pools=pools_of(network),
+    ).count()
 
 
 def _measured(reader: Reader | None, signal: Signal | None, copies: int) -> Reader | None:

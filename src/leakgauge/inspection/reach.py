@@ -1,12 +1,14 @@
 """How far known inputs and known signals reach through a network, as the largest batch for each node.
 
-Four rules raise the batch of a node, and each takes the least batch of what it needs:
+Five rules raise the batch of a node, and each takes the least batch of what it needs:
 
 - A layer's own gradient determines its input (see `own.py`).
 - Values follow forward through all operations, and backward through invertible ones.
 - Signals follow backward. A rectifier needs its output, a pool or a normalization its input.
+- A max pool with a known output and signal determines the input of the convolution in front (see `pools.py`).
 - A layer with a known signal determines its input by `counting.solved`. A layer with a known input
-  determines its signal, if the batch has fewer positions than the patches have numbers.
+  determines its signal, if the batch has fewer positions than the patches have numbers. Known channels of a
+  concatenation do, too.
 
 References: Ours. We know of no publication.
 """
@@ -14,11 +16,11 @@ References: Ours. We know of no publication.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import fx
 
-from leakgauge.analytic.convolutions.counting import MANY, solved
+from leakgauge.analytic.convolutions.counting import MANY, Reader, solved
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import (
     ARITHMETIC,
@@ -35,6 +37,8 @@ from leakgauge.analytic.convolutions.operations import (
     trains,
 )
 from leakgauge.inspection.layers import Layer
+from leakgauge.inspection.parts import channels_by_batch
+from leakgauge.inspection.pools import Pool
 
 SWEEPS = 200
 """Most passes over the graph. Each pass carries values and signals through many layers."""
@@ -53,6 +57,9 @@ class Reach:
         chained: Whether rules carry what is known to other layers. Local steps forbid it, since the
             weights in between are unknown.
         entry: Largest batch whose examples are known from the start.
+        pools: Max pools by the node of the convolution in front.
+        masks: Largest batch in which the derivative of a rectifier is known from the start.
+        sent: Largest batch in which the signal at a node is known from the start.
     """
 
     network: Network
@@ -60,6 +67,9 @@ class Reach:
     own: Mapping[fx.Node, int]
     chained: bool = True
     entry: int = 0
+    pools: Mapping[fx.Node, Pool] = field(default_factory=dict)
+    masks: Mapping[fx.Node, int] = field(default_factory=dict)
+    sent: Mapping[fx.Node, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Find the nodes that do not depend on the input, and the layers that read each node."""
@@ -71,7 +81,7 @@ class Reach:
                 self.fixed.add(node)
         self.values = {node: MANY if node in self.fixed else 0 for node in self.nodes}
         self.values[self.network.entry] = self.entry
-        self.signals = dict.fromkeys(self.nodes, 0)
+        self.signals = dict.fromkeys(self.nodes, 0) | dict(self.sent)
         self.at = {layer.node: layer for layer in self.layers}
         self.readers: dict[fx.Node, list[Layer]] = {}
         for layer in self.layers:
@@ -140,7 +150,7 @@ class Reach:
         if name in VIEWS or name in LINEAR or (norm is not None and not trains(norm)):
             return MANY
         if name in RECTIFIERS or name in INVERTIBLE:
-            return max(self.values[user], self.values[node])
+            return max(self.values[user], self.values[node], self.masks.get(user, 0))
         others = [n for n in user.all_input_nodes if n not in self.fixed]
         if name in ARITHMETIC:
             others = [n for n in others if n is not node]
@@ -151,9 +161,12 @@ class Reach:
         reader = layer.reader
         if reader is None or not layer.trained or layer.calls > 1:
             return
-        width = reader.channels // reader.groups * reader.geometry.taps
-        rows = max(1, (width - 1) // max(1, reader.positions)) if width > reader.positions else 0
-        self._raise(self.signals, layer.node, min(self.values[layer.source], rows))
+        self._raise(self.signals, layer.node, self._from_input(layer, reader))
+        pool = self.pools.get(layer.node)
+        if pool is not None:
+            known = max(min(self.values[n], self.signals[n]) for n in pool.outputs)
+            if known > self.values[layer.source]:
+                self._raise(self.values, layer.source, min(known, pool.most(reader)))
         group = [
             other
             for other in self.readers[root_of(layer.source)]
@@ -162,6 +175,13 @@ class Reach:
         for least in {self.signals[other.node] for other in group} - {0}:
             chosen = [other for other in group if self.signals[other.node] >= least]
             self._solve(chosen, least)
+
+    def _from_input(self, layer: Layer, reader: Reader) -> int:
+        """Return the largest batch in which the known channels of a layer's input tell the signal at its output."""
+        given = [(reader.channels, self.values[layer.source])]
+        if reader.groups == 1 and layer.kind == "convolution":
+            given += channels_by_batch(layer.source, self.values, self.fixed)
+        return max(rows_of(reader, channels, batch) for channels, batch in given)
 
     def _solve(self, chosen: list[Layer], batch: int) -> None:
         """Raise the batch of the input that layers with known signals share."""
@@ -180,3 +200,16 @@ class Reach:
             self.solvable[key] = solved(readers, known)
         for layer in chosen:
             self._raise(self.values, layer.source, min(batch, self.solvable[key]))
+
+
+def rows_of(reader: Reader, channels: int, batch: int) -> int:
+    """Return the largest batch in which known channels of a layer's input have independent patches.
+
+    Args:
+        reader: The layer.
+        channels: Number of known channels.
+        batch: Largest batch in which they are known.
+    """
+    width = channels // reader.groups * reader.geometry.taps
+    rows = (width - 1) // max(1, reader.positions) if width > reader.positions else 0
+    return min(batch, rows)

@@ -168,7 +168,9 @@ def _only_user(network: Network, node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def _pooled(known: Propagation, layer: Convolution, path: PoolPath, dweight: Tensor) -> Pooled | None:
+def _pooled(
+    known: Propagation, layer: Convolution, path: PoolPath, dweight: Tensor
+) -> Pooled | None:
     """Return what is known of a max pool, or None if its output, its signal or its form is not known."""
     after = _only_user(known.network, path.output)
     if known.value(path.output) is None and after is not None and is_relu(after):
