@@ -176,6 +176,88 @@ class TestReadByAttacks:
         assert rows(found)["2"].read == 0
 
 
+class Joined(nn.Module):
+    """Two convolutions whose outputs are appended to their inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 3, padding=1)
+        self.one, self.two = nn.Conv2d(40, 16, 3, padding=1), nn.Conv2d(56, 16, 3, padding=1)
+        self.head = nn.Linear(72, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = torch.cat([x, self.one(x).relu()], 1)
+        x = torch.cat([x, self.two(x).relu()], 1)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Residual(nn.Module):
+    """A bottleneck as the last block of a ResNet-50, whose shortcut goes around all three convolutions."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.one, self.two = nn.Conv2d(32, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=groups)
+        self.three, self.head = nn.Conv2d(64, 32, 1), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.three(self.two(self.one(x).relu()).relu())).relu()
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def built(kind: type[nn.Module], *arguments: Any) -> nn.Module:
+    """Return a network in eval mode, with weights from a seed."""
+    with lg.Seeds(0).isolated("weights"):
+        return kind(*arguments).eval()
+
+
+class TestAttackPlans:
+    """What is read follows the plan of the attack, for each kind of network that it begins in."""
+
+    def test_columns_of_layers_that_read_several_outputs(self) -> None:
+        found = lg.inspect(built(Joined), (3, 4, 4))
+        by = rows(found)
+        assert "by its columns: 56 input channels" in by["two"].note
+        assert (by["one"].read or 0) >= 1
+        assert (by["two"].read or 0) >= (by["one"].read or 0)
+        assert "may tell shift_consistency more than is counted" in found.verdict
+
+    def test_groups_are_read_at_one_example(self) -> None:
+        by = rows(lg.inspect(built(Residual, 2), (3, 2, 2)))
+        assert (by["two"].own or 0) > 1
+        assert by["two"].read == 1
+
+    def test_a_last_block_behind_a_shortcut(self) -> None:
+        by = rows(lg.inspect(built(Residual, 1), (3, 4, 4)))
+        assert by["two"].read == by["two"].own
+        assert (by["two"].read or 0) > 1
+        # The shortcut's signal follows from the masks at the end of the block.
+        assert (by["one"].read or 0) >= 1
+
+    def test_max_pools_are_passed(self) -> None:
+        model = chain(
+            nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 96, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(384, 10),
+        )  # fmt: skip
+        by = rows(lg.inspect(model.eval(), (3, 8, 8)))
+        assert (by["6"].read or 0) > 1
+        assert (by["3"].read or 0) >= 1
+
+    def test_a_plan_without_a_count_is_said(self) -> None:
+        model = built(Joined)
+        with torch.no_grad():
+            model.stem.bias.fill_(-100.0)  # type: ignore[union-attr, operator]
+        found = lg.inspect(model, (3, 4, 4))
+        assert rows(found)["two"].read == 0
+        assert "0 of 40 input channels live on noise" in rows(found)["one"].note
+        assert "may read more than is counted" in found.verdict
+
+
 class TestBatches:
     """Signals of a whole batch are measured."""
 

@@ -1,7 +1,11 @@
 """Where `shift_consistency` begins, by its own counting before any search.
 
-The attack tries, in this order: the span of a layer that all values go through, the inside of the last
-block behind a shortcut, any layer that its gradient alone tells, and the masks of a pooled head.
+The attack tries four ways, in this order:
+
+- the span of a layer that all values go through;
+- the inside of the last block, behind a shortcut;
+- any layer that its gradient alone tells;
+- the masks of a pooled head.
 """
 
 from __future__ import annotations

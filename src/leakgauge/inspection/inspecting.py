@@ -14,7 +14,13 @@ from leakgauge.inspection.counted import Counted, counted
 from leakgauge.inspection.domains import domain_of
 from leakgauge.inspection.layers import Layer
 from leakgauge.inspection.result import Inspection, Row, limited
-from leakgauge.inspection.verdict import exact_of, features_of, read_by_attacks, verdict
+from leakgauge.inspection.verdict import (
+    exact_of,
+    features_of,
+    may_read_more,
+    read_by_attacks,
+    verdict,
+)
 
 
 def inspect(
@@ -73,7 +79,13 @@ def inspect(
         steps=steps,
         clients=clients,
         batch=batch,
-        verdict=f"{verdict(counts, batch)}{read_by_attacks(counts, read, batch)}",
+        verdict="".join(
+            (
+                verdict(counts, batch),
+                read_by_attacks(counts, read, batch),
+                may_read_more(counts, read, batch),
+            )
+        ),
         advice=advice(counts),
     )
 

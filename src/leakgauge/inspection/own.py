@@ -91,7 +91,11 @@ def _convolution(layer: Layer, reader: Reader, place: Place) -> Own:
         return Own(batch, SPAN, note)
     if layer.name == place.patches and reader.copies == 1:
         return Own(1, "april", "with the positional embedding's gradient")
-    return Own(0, "", reader.reason())
+    note = reader.reason()
+    if columns is not None and columns.rows_in(1) < columns.positions:
+        live = f"{columns.rows_in(1)} of {columns.rows} input channels live on noise"
+        note = f"{note}; {live} for {columns.positions} places"
+    return Own(0, "", note)
 
 
 def _last(reader: Reader) -> Own:

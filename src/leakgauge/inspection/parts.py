@@ -16,7 +16,7 @@ CHANNELWISE = ("upsample_", "avg_pool", "max_pool")
 def channels_by_batch(
     source: fx.Node, values: Mapping[fx.Node, int], fixed: Collection[fx.Node]
 ) -> list[tuple[int, int]]:
-    """Return numbers of channels of a layer's input, each with the largest batch in which so many are known.
+    """Return numbers of channels of a layer's input, each with the largest batch in which they are known.
 
     It is empty unless the layer reads a concatenation.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import fx
 
+from leakgauge.analytic.convolutions.beginning import why_none_begins
 from leakgauge.analytic.convolutions.counting import MANY
-from leakgauge.analytic.convolutions.operations import is_rectified
+from leakgauge.analytic.convolutions.operations import is_rectified, name_of
 from leakgauge.inspection.counted import Counted
 
 SHOWN = 3
@@ -99,6 +101,30 @@ def read_by_attacks(counts: Counted, read: Mapping[fx.Node, int], batch: int | N
         f"{READ} to {reach}, and {len(seen)} of these {len(exact)} layers. "
         "The algebra alone determines the rest."
     )
+
+
+def may_read_more(counts: Counted, read: Mapping[fx.Node, int], batch: int | None) -> str:
+    """Return in which way `shift_consistency` may read more than is counted, as a sentence, or an empty text.
+
+    Args:
+        counts: The counts.
+        read: Largest batch that an attack reads, for each layer by its node.
+        batch: The batch size of the verdict, or None for all.
+    """
+    plan, outline, least = counts.planned, counts.outline, batch or 1
+    if counts.steps > 1 or outline is None:
+        return ""
+    total = least * counts.clients
+    seen = [x for x in counts.layers if x.kind == "convolution" and read[x.node] >= least]
+    if not seen and why_none_begins(replace(outline, count=total)) is None:
+        return " Numbers of channels alone let shift_consistency begin, so it may read more than is counted."
+    blocks = {block.layer.node: most for block, most in plan.blocks}
+    through = (min(n, counts.owns[x].batch) for x, n in (*plan.spans.items(), *blocks.items()))
+    alone = max((min(n, counts.owns[x].batch) for x, n in plan.alone.items()), default=0)
+    joined = any(name_of(node) == "cat" for node in counts.network.graph.nodes)
+    if joined and alone > max(through, default=0) and alone >= total:
+        return " Layers that read several earlier outputs may tell shift_consistency more than is counted."
+    return ""
 
 
 def _through(steps: Sequence[tuple[int, str]]) -> str:

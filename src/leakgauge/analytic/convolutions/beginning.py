@@ -24,7 +24,7 @@ from leakgauge.analytic.convolutions.batch_norm import BatchPropagation
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.joint_descent import JointDescent
 from leakgauge.analytic.convolutions.mask_beginning import LastBlock, begin_by_masks, last_block
-from leakgauge.analytic.convolutions.problem import Beginning, Problem
+from leakgauge.analytic.convolutions.problem import Beginning, Outline, Problem
 from leakgauge.analytic.convolutions.several_inputs import begin_by_layer, readable
 from leakgauge.analytic.convolutions.shortcut_beginning import (
     ShortcutBlock,
@@ -36,7 +36,7 @@ from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat
 
 
-def why_none_begins(problem: Problem) -> str | None:
+def why_none_begins(problem: Outline) -> str | None:
     """Return why counting alone shows that there is no beginning, in one line, or None."""
     refusals = [refusal for _, refusal in problem.candidates()]
     if any(refusal is None for refusal in refusals):
