@@ -76,6 +76,8 @@ class Layer:
             return None
         if reader.channels // reader.groups < reader.geometry.places:
             return None
+        if int(reader.geometry.reads.max()) == 1:  # Patches do not overlap.
+            return None
         known = self.inputs or Limits((), None)
         return Reader(
             exchanged(reader.geometry),

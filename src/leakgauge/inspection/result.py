@@ -104,7 +104,7 @@ class Inspection:
         >>> model = lg.models.build(lg.models.resnet18, lg.ImageDomain(3, 32, 32), 10)
         >>> found = lg.inspect(model, (3, 32, 32))
         >>> found.exact, found.rows[-2].layer, found.rows[-2].batch
-        (30, 'layer4.1.conv2', 30)
+        (31, 'layer4.1.conv2', 31)
     """
 
     rows: tuple[Row, ...]
