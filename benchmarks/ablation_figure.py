@@ -1,6 +1,7 @@
 """The ablation as a picture: originals, each recipe's reconstruction of their gradient, and its control.
 
-Run `python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png`.
+Run `python benchmarks/ablation_figure.py benchmarks/results/grad_inversion.json --out docs/ablation.png`, and
+`python benchmarks/ablation_figure.py benchmarks/results/convolutions.json --out docs/equal-labels.png`.
 
 The rows come from a JSON file. Only rows that kept a picture are drawn (`picture`, `original` and
 `other`, PNG in base64). No attack runs. Every batch with pictures is a column, and every recipe is
@@ -21,6 +22,8 @@ from common import Row
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, GAP, LEFT, HEAD = 96, 12, 210, 40
+NAMES = {"signed Adam": "Inverting Gradients"}
+"""Names of recipes that rows shorten."""
 INK, PALE = "#1f2430", "#6b7280"
 
 
@@ -63,7 +66,9 @@ def draw(rows: list[Row]) -> Image.Image:
                 )
         paste(page, decoded(first[batch]["other"]), x, HEAD + step * (len(recipes) + 1))
         x += samples[batch].width + GAP
-    for i, name in enumerate(["originals", *recipes, "the control's images"]):
+    for i, name in enumerate(
+        ["originals", *(NAMES.get(r, r) for r in recipes), "the control's images"]
+    ):
         pen.text((10, HEAD + step * i + SIDE // 2 - 9), name, fill=INK, font=font(15))
     return page
 
@@ -84,7 +89,7 @@ def words(row: Row) -> str:
     return "   ".join(
         f"{mean(row[name]):.{digits}f} {unit} ({mean(row['control_' + name]):.{digits}f})"
         for name, unit, digits in pairs
-        if name in row
+        if name in row and f"control_{name}" in row
     )
 
 
@@ -102,7 +107,7 @@ def main() -> None:
     rows = [row for row in json.loads(given.rows.read_text())["rows"] if "picture" in row]
     if not rows:
         raise SystemExit(
-            f"{given.rows}: expected rows with pictures, found none. Run grad_inversion.py."
+            f"{given.rows}: expected rows with pictures, found none. Run grad_inversion.py or convolutions.py."
         )
     draw(rows).save(given.out)
 

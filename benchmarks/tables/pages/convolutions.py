@@ -12,12 +12,22 @@ from tables.table import Column, Table, fraction, tabulate
 NETWORKS = {
     "resnet18": "ResNet-18",
     "resnet18 train mode": "ResNet-18, BatchNorm in train mode",
+    "resnet18 float64": "ResNet-18, float64",
     "resnet18 64": "ResNet-18, 64 px",
+    "resnet18 224": "ResNet-18, 224 px",
+    "resnet50 64": "ResNet-50, 64 px",
+    "resnet50 224": "ResNet-50, 224 px",
     "resnet20": "ResNet-20",
     "resnet32": "ResNet-32",
     "resnet56": "ResNet-56",
     "vgg norm": "VGG-11, BatchNorm",
     "vgg": "VGG-11",
+    "vgg scaled": "VGG-11, torchvision's weights",
+    "densenet": "DenseNet, small",
+    "densenet scaled": "DenseNet, small, torchvision's weights",
+    "densenet121": "DenseNet-121",
+    "u-net": "U-Net",
+    "resnext": "ResNeXt",
     "convnet": "ConvNet",
     "1-D CNN": "1-D CNN",
     "3-D CNN": "3-D CNN",
@@ -41,6 +51,12 @@ SCORES = [
         ".0f",
     ),
     SECONDS,
+]
+LARGE = ("64", "224")
+"""Endings of the names of networks for larger images."""
+SEEN = [
+    count("lpips", "images compared"),
+    Column("LPIPS", figures.median("lpips"), "median LPIPS, 0 for equal images", ".2f"),
 ]
 FEATURES = Column(
     "feature error",
@@ -70,6 +86,7 @@ def tables(document: Document) -> list[Table]:
     beside = [row for row in images if (row["network"], row["labels"], row["size"]) in peers]
     beside = [row for row in beside if row["state"] == "untrained" and row["draw"] < 3]
     by = {"network": name, "state": "state", "batch": "size", "labels": "labels"}
+    large = [row for row in ours if "lpips" in row and row["network"].endswith(LARGE)]
     spans = [row for row in document.rows if row["part"] == "span"]
     altered = [row for row in document.rows if row["part"] == "altered"]
     return [
@@ -81,6 +98,7 @@ def tables(document: Document) -> list[Table]:
             SCORES,
             lambda row: (row["size"], row["method"]),
         ),
+        *([tabulate("LPIPS of larger images", large, by, SEEN, order)] if large else []),
         tabulate(
             "Earliest layer whose input was read",
             ours,
