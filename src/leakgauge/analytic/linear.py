@@ -30,6 +30,8 @@ DENSE_LIMIT = 4096
 """Largest number of inputs or features for which a general affine map is inverted. An elementwise map has no limit."""
 AFFINE_TOLERANCE = 1e-9
 """Largest error of an affine map, relative to its values."""
+INJECTIVE = 1e-9
+"""Least singular value of an affine map that counts as injective, relative to the largest one."""
 POWER_STEPS = 200
 """Largest number of power iterations."""
 
@@ -161,9 +163,16 @@ def deltas(
 
 
 def inverse_of_affine(
-    feature: Callable[[Tensor], Tensor], domain: Domain
+    feature: Callable[[Tensor], Tensor], domain: Domain, *, least: float = INJECTIVE
 ) -> Callable[[Tensor], Tensor] | None:
-    """Return the inverse of `feature` if it is affine and injective in unit coordinates, else None."""
+    """Return the inverse of `feature` if it is affine and injective in unit coordinates, else None.
+
+    Args:
+        feature: The map of a batch of inputs.
+        domain: The domain of the inputs.
+        least: Least singular value of its matrix, relative to the largest one. Errors of the features
+            grow by at most the inverse of this number.
+    """
     generator = torch.Generator().manual_seed(0)  # any points can probe the map
     probes = torch.rand((2, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -173,7 +182,8 @@ def inverse_of_affine(
     size = probes[0].numel()
     scale = AFFINE_TOLERANCE * (1 + float(values.abs().max()))
     slope = ones - zero
-    elementwise = slope.numel() == size and bool(slope.abs().min() > 0)
+    sizes = slope.abs()
+    elementwise = slope.numel() == size and bool(sizes.min() > least * sizes.max())
     if elementwise and torch.allclose(zero + slope * probes.flatten(1), values, rtol=0, atol=scale):
         return lambda h: ((h - zero) / slope).reshape(-1, *unit_shape(domain))
     if max(size, zero.numel()) > DENSE_LIMIT:
@@ -189,7 +199,7 @@ def inverse_of_affine(
         jacobian = feature(basis) - zero  # (size, features), exact for an affine map
     if not torch.allclose(zero + probes.flatten(1) @ jacobian, values, rtol=0, atol=scale):
         return None
-    if int(torch.linalg.matrix_rank(jacobian)) < size:
+    if int(torch.linalg.matrix_rank(jacobian, rtol=least)) < size:
         return None
     back = torch.linalg.pinv(jacobian)
     return lambda h: ((h - zero) @ back).reshape(-1, *unit_shape(domain))

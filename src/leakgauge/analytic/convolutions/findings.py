@@ -13,6 +13,12 @@ from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Observation
 
+CONDITIONED = 1e-3
+"""Least singular value, relative to the largest one, of a map whose input is certified.
+
+A value from a float32 gradient has a relative error of about 1e-6.
+"""
+
 
 def unread_note(problem: Problem) -> tuple[str, ...]:
     """Return a note on the places of the input that the first convolution never reads."""
@@ -30,7 +36,8 @@ def tells_the_input(observation: Observation, problem: Problem, descent: Descent
     """Return whether a value that was read is an injective affine map of the input.
 
     Only then one image alone has it. The layers in front of a later value may lose a part of the
-    image, as a pool or a normalization does. Then other images may give the same update.
+    image, as a pool or a normalization does. Then other images may give the same update. A blur loses
+    a part up to rounding errors, so the map must also be well conditioned.
     """
     network, enter = problem.network, observation.domain.from_unit
     if mixes(network):
@@ -41,7 +48,7 @@ def tells_the_input(observation: Observation, problem: Problem, descent: Descent
         return network.evaluate([node], {network.entry: enter(unit)})[node].flatten(1)
 
     return any(
-        inverse_of_affine(partial(through, node), observation.domain) is not None
+        inverse_of_affine(partial(through, node), observation.domain, least=CONDITIONED) is not None
         for node in descent.known.values
         if node in network.varying
         and not any(map(is_relu, network.between([node], [network.entry])))
