@@ -38,7 +38,8 @@ from leakgauge.core.pulse import Beat
 
 def why_none_begins(problem: Outline) -> str | None:
     """Return why counting alone shows that there is no beginning, in one line, or None."""
-    refusals = [refusal for _, refusal in problem.candidates()]
+    counted = list(problem.candidates())
+    refusals = [refusal for _, refusal in counted]
     if any(refusal is None for refusal in refusals):
         return None
     block = last_block(problem)
@@ -46,8 +47,10 @@ def why_none_begins(problem: Outline) -> str | None:
         return None
     if isinstance(shortcut_block(problem), ShortcutBlock):
         return None
-    counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
-    return f"{counted}; and by the end of the network: {block.reason}"
+    grouped = [refusal for layer, refusal in counted[:-1] if layer.groups > 1][-1:]
+    reasons = [refusal.reason for refusal in (*refusals[-1:], *grouped) if refusal is not None]
+    spans = "; ".join(reasons) or "no convolution has a gradient"
+    return f"{spans}; and by the end of the network: {block.reason}"
 
 
 def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:

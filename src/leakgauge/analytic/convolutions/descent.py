@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,16 @@ class Step:
     unknowns: int
     repaired: int
 
+    def fault(self) -> str:
+        """Return why the input is not believed, if the misfit is too large."""
+        names = ", ".join(self.layers)
+        if math.isinf(self.misfit):
+            return f"{names}: the gradient is 0"
+        return (
+            f"{names}: the gradient fits to {self.misfit:.0e} only, "
+            f"with {self.equations} equations for {self.unknowns} unknowns of each channel"
+        )
+
 
 @dataclass(eq=False)
 class Descent:
@@ -121,10 +132,7 @@ class Descent:
                 self.known.settle(layer.node)
             self._settled(source)
             if step.misfit > self._fits(step.layers):
-                self.stopped = (
-                    f"{', '.join(step.layers)}: the gradient fits to {step.misfit:.0e} only, "
-                    f"with {step.equations} equations for {step.unknowns} unknowns of each channel"
-                )
+                self.stopped = step.fault()
                 return
 
     def _fits(self, names: Sequence[str]) -> float:

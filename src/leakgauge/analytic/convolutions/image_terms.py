@@ -18,6 +18,8 @@ from leakgauge.core import Observation, unit_shape
 
 LAYERS = 2
 """Number of layers, the earliest ones that were read, whose activations the image must have."""
+UNLIKE = 1e-8
+"""Least squared distance of an example's activations from those of a gray image, relative to their square."""
 AMPLE = 2.0
 """Known values above 0, for each value of the image, from which on no open equations are needed."""
 
@@ -60,8 +62,10 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
         plain = {node: torch.zeros_like(value) for node, value in plain.items()}
     terms = []
     for node in nodes:
-        gap = (known.values[node] - plain[node]).square().flatten(1).sum(1)
-        terms.append(Term(node, known.values[node], 1 / gap.clamp_min(1e-30)))
+        value = known.values[node]
+        gap = (value - plain[node]).square().flatten(1).sum(1)
+        least = UNLIKE * value.square().flatten(1).sum(1)
+        terms.append(Term(node, value, 1 / gap.maximum(least).clamp_min(1e-30)))
     shown = min((known.values[node].flatten(1) > 0).sum(1).min().item() for node in nodes)
     # The masks behind open equations may have wrong bits. So they help only where values are few.
     ample = shown >= AMPLE * math.prod(unit_shape(domain))

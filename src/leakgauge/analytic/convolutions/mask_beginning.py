@@ -121,7 +121,9 @@ def last_block(problem: Outline) -> LastBlock | Inapplicable:
         if shift is not None and shift in gradients and layer.name in gradients:
             scale = Propagation(network, problem.count).slope(user).flatten()
             return LastBlock(layer, relu, shift, scale)
-    return Inapplicable("no convolution with a trained BatchNorm in eval mode ends the network")
+    return Inapplicable(
+        "no convolution of one group with a trained BatchNorm in eval mode ends the network"
+    )
 
 
 def _rough_span(rows: Tensor, layer: Convolution, count: int, generator: torch.Generator) -> Tensor:

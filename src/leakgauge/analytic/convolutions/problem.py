@@ -48,7 +48,12 @@ class Outline:
         outputs = len(layer.weight)
         reader = Reader(layer.geometry, layer.channels, outputs, layer.groups, shared=shared)
         if layer.groups > 1:
-            return Inapplicable(f"{layer.name}: it has {layer.groups} groups")
+            return Inapplicable(
+                f"{layer.name}: it has {layer.groups} groups, and nothing tells which inputs of the groups belong to "
+                f"the same of {self.count} examples"
+                if self.count > 1
+                else f"{layer.name}: it has {layer.groups} groups"
+            )
         if reader.span() < self.count:
             reason = reader.reason() or f"its span holds {reader.span()} examples, not {self.count}"
             return Inapplicable(f"{layer.name}: {reason}")
