@@ -22,12 +22,13 @@ from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_non
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.findings import describe, tells_the_input, unread_note
 from leakgauge.analytic.convolutions.first_color import first_color
+from leakgauge.analytic.convolutions.fitted_update import in_model_type
 from leakgauge.analytic.convolutions.gradient_below import GradientBelow, gradient_below
 from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
 from leakgauge.analytic.convolutions.joint_descent import told_labels
 from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
 from leakgauge.analytic.convolutions.observed import (
-    draws_dropout,
+    draws_at_random,
     errors_of,
     not_finite,
     read_problem,
@@ -141,8 +142,10 @@ class ShiftConsistency(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        if draws_dropout(observation):
-            return Inapplicable("the model has dropout in train mode, whose draws are not known")
+        observation = in_model_type(observation)
+        random = draws_at_random(observation)
+        if random is not None:
+            return Inapplicable(f"the draws of a layer are not known: {random}")
         bad = not_finite(observation)
         if bad is not None:
             return Inapplicable(f"the update holds values that are not finite, in {bad!r}")
@@ -258,7 +261,9 @@ def conclude(
     """Return the reconstruction, with the status that the residual of its update allows."""
     like = observation.update.like
     unit = images.unit.to(like).clamp(0, 1)
-    shown = images.objectives < SMALL
+    # An image outside of the domain is shown as its nearest point, which has other activations.
+    moved = (images.unit - images.unit.clamp(0, 1)).abs().flatten(1).amax(1)
+    shown = (images.objectives < SMALL) & (moved < SMALL)
     found = Reconstruction(
         inputs=observation.domain.from_unit(unit),
         targets=labels(observation.domain.from_unit(images.unit)).to(like.device),

@@ -65,7 +65,18 @@ class Update(Summarized):
 
     @property
     def like(self) -> Tensor:
-        """One of the tensors, as a model for the type and device of new tensors."""
+        """One of the tensors, as a model for the type and device of new tensors.
+
+        Raises:
+            UpdateError: The update has no tensors.
+        """
+        if not self.tensors:
+            raise UpdateError(
+                "update",
+                expected="at least one tensor",
+                found="none",
+                remedy="pass the update that the client shared",
+            )
         return next(iter(self.tensors.values()))
 
     @property

@@ -69,6 +69,8 @@ def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inappl
     inside = begin_behind_shortcut(problem, generator=generator)
     if isinstance(inside, Beginning):
         return inside
+    if isinstance(shortcut_block(problem), ShortcutBlock):
+        reasons.append(inside.reason)
     return begin_without_span(problem, reasons, generator=generator)
 
 
@@ -88,7 +90,8 @@ def begin_without_span(
     by_masks = begin_by_masks(problem, generator=generator)
     if isinstance(by_masks, Beginning):
         return by_masks
-    last = reasons[-1] if reasons else "no convolution has a gradient"
+    said = [*reasons[-1:], by_layer.reason] if readable(problem) else reasons[-1:]
+    last = "; ".join(dict.fromkeys(said)) or "no convolution has a gradient"
     return Inapplicable(f"{last}; and by the end of the network: {by_masks.reason}")
 
 

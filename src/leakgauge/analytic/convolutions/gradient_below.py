@@ -24,6 +24,8 @@ from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.max_pool import Pooled
 from leakgauge.analytic.convolutions.pool_descent import pool_at_the_end
 
+SMALLEST = 1e-150
+"""Least root mean square of a gradient, so that its square is above 0."""
 LEAST = 1e-12
 """Least variance of the gradient's entries, relative to their mean square."""
 
@@ -40,15 +42,21 @@ class GradientBelow:
     source: fx.Node
     pooled: Pooled
 
+    @property
+    def unit(self) -> float:
+        """Root mean square of the gradient, the unit of gaps and signals. So an update of any scale fits float32."""
+        return max(float(self.pooled.dweight.square().mean().sqrt()), SMALLEST)
+
     def gap(self, inputs: Tensor, signal: Tensor) -> Tensor:
         """Return what inputs (1, C, N) and signals (1, O, P) at the convolution's output leave, as (O, C, K)."""
         patches = self.pooled.geometry.unfold(inputs)[0]  # (C, P, K)
         found = torch.einsum("op,cpk->ock", signal[0], patches)
-        return found - self.pooled.dweight.to(inputs)
+        return found - (self.pooled.dweight / self.unit).to(inputs)
 
     def signal(self, places: Tensor) -> Tensor:
         """Return the signals (1, O, P) for probabilities (1, O, W, Q) of places."""
-        return self.pooled.spread(places * self.pooled.sent.to(places)[..., None])
+        sent = (self.pooled.sent / self.unit).to(places)
+        return self.pooled.spread(places * sent[..., None])
 
     def misfit(self, inputs: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the map from inputs (1, C, N) to the misfit (1,), in units of what is left now.
@@ -58,8 +66,7 @@ class GradientBelow:
             places: Probabilities (1, O, W, Q) of the places.
         """
         signal = self.signal(places)
-        size = LEAST * float(self.pooled.dweight.square().mean())
-        left = self.gap(inputs, signal).square().mean((1, 2), keepdim=True).clamp_min(size)
+        left = self.gap(inputs, signal).square().mean((1, 2), keepdim=True).clamp_min(LEAST)
         return lambda moved: (self.gap(moved, signal).square() / (2 * left)).sum()[None]
 
 

@@ -28,12 +28,15 @@ def not_finite(observation: Observation) -> str | None:
     return next((name for name, t in tensors if not bool(t.isfinite().all())), None)
 
 
-def draws_dropout(observation: Observation) -> bool:
-    """Return whether the model draws dropout in each pass."""
-    layers = (
-        m for m in observation.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)
-    )
-    return any(layer.training and layer.p > 0 for layer in layers)
+def draws_at_random(observation: Observation) -> str | None:
+    """Return the name of a layer that draws random numbers in each pass, or None."""
+    for name, layer in observation.model.named_modules():
+        dropout = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (dropout or isinstance(layer, nn.RReLU)):
+            return f"{name!r}, in train mode"
+        if isinstance(layer, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
+            return repr(name)
+    return None
 
 
 def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inapplicable:

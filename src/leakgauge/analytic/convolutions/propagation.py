@@ -205,7 +205,14 @@ class Propagation:
         return self._adjoint(user, node, signal)
 
     def _adjoint(self, user: fx.Node, node: fx.Node, signal: Tensor) -> Tensor | None:
-        """Return the adjoint of an operation at the known values of its inputs, or at 0 if it is affine."""
+        """Return the adjoint of an operation at the known values of its inputs, or at 0 if it is affine.
+
+        It is 0 where no derivative passes, as through a comparison. It is None where the operation
+        needs more than its inputs, as one that writes into another tensor.
+        """
+        value = node.meta["val"]
+        if not value.is_floating_point():
+            return signal.new_zeros(self.count, *value.shape[1:])
         affine = name_of(user) in LINEAR
         given = dict[fx.Node, Tensor]()
         for each in user.all_input_nodes:
@@ -218,8 +225,13 @@ class Propagation:
             given[each] = value
         given[node] = given[node].detach().requires_grad_()
         with torch.enable_grad():
-            out = self.network.evaluate([user], given)[user]
+            try:
+                out = self.network.evaluate([user], given)[user]
+            except ValueError:
+                return None
             out = out[0] if isinstance(out, tuple) else out
+            if not out.requires_grad:
+                return torch.zeros_like(given[node])
             (found,) = torch.autograd.grad(out, [given[node]], signal)
         return found
 
