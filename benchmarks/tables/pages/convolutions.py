@@ -55,7 +55,7 @@ SCORES = [
 LARGE = ("64", "224")
 """Endings of the names of networks for larger images."""
 SEEN = [
-    count("lpips", "images compared"),
+    count("lpips"),
     Column("LPIPS", figures.median("lpips"), "median LPIPS, 0 for equal images", ".2f"),
 ]
 FEATURES = Column(

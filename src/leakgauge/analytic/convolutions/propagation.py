@@ -207,8 +207,8 @@ class Propagation:
     def _adjoint(self, user: fx.Node, node: fx.Node, signal: Tensor) -> Tensor | None:
         """Return the adjoint of an operation at the known values of its inputs, or at 0 if it is affine.
 
-        It is 0 where no derivative passes, as through a comparison. It is None where the operation
-        needs more than its inputs, as one that writes into another tensor.
+        It is 0 where no derivative passes, as through a comparison. It is None if the operation needs
+        more than its inputs, as one that writes into another tensor.
         """
         value = node.meta["val"]
         if not value.is_floating_point():
