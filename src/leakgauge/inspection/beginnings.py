@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from leakgauge.analytic.convolutions.counting import MANY, largest
+from leakgauge.analytic.convolutions.counting import MANY
 from leakgauge.analytic.convolutions.layer_readings import shift_in_front
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.problem import Outline
@@ -67,19 +67,12 @@ def _tells_scales(outline: Outline, layer: Convolution) -> bool:
 
 
 def _blocks(outline: Outline) -> list[tuple[ShortcutBlock, int]]:
-    """Return the last blocks at which the attack begins, each with the largest batch."""
-    found, size = list[tuple[ShortcutBlock, int]](), 1
-    while True:
-        block = shortcut_block(replace(outline, count=size))
-        if not isinstance(block, ShortcutBlock):
-            return found
-
-        def same(batch: int, layer: Convolution = block.layer) -> bool:
-            other = shortcut_block(replace(outline, count=batch))
-            return isinstance(other, ShortcutBlock) and other.layer is layer
-
-        most = size - 1 + largest(lambda n, start=size - 1: same(start + n))  # type: ignore[misc]
-        found.append((block, most))
-        if most >= MANY:
-            return found
-        size = most + 1
+    """Return the last blocks at which the attack begins for one example and for more, each with the largest batch."""
+    one, two = (shortcut_block(replace(outline, count=n)) for n in (1, 2))
+    found = list[tuple[ShortcutBlock, int]]()
+    if isinstance(one, ShortcutBlock):
+        same = isinstance(two, ShortcutBlock) and two.layer is one.layer
+        found.append((one, MANY if same else 1))
+        if isinstance(two, ShortcutBlock) and not same:
+            found.append((two, MANY))
+    return found

@@ -83,7 +83,9 @@ class Counted:
         if self.outline is None or self.steps > 1:
             return masks, sent
         for block, most in self.planned.blocks:
-            batch = min(most, self.owns[block.layer.node].batch)
+            node = block.layer.node
+            spans = [x.reader.span() for x in self.layers if x.node is node and x.reader]
+            batch = min(most, self.owns[node].batch, *spans)
             masks[block.relu] = max(batch, masks.get(block.relu, 0))
             sent[self.outline.features] = masks[block.relu]
         return masks, sent
