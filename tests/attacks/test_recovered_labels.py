@@ -102,7 +102,7 @@ def test_where_recovery_cannot_the_bias_is_read_and_said() -> None:
     observation = lg.Server().observe(margin, batch(LABELS), seeds=lg.Seeds(7))
     labels, notes = recover(observation)
     assert len(labels) == len(LABELS)
-    assert "last layer's bias alone, since the loss is not cross-entropy" in notes[0]
+    assert "last layer's bias alone, since the loss is neither cross-entropy" in notes[0]
 
 
 def test_without_any_way_the_attack_says_why(observe: Observe) -> None:
