@@ -27,6 +27,12 @@ def decibels(rows: Iterable[Row], figure: Callable[[str], figures.Figure], prefi
     return f"{own:.1f} dB (control {blind:.1f}, n = {count:.0f})"
 
 
+def told_exactly(rows: list[Row]) -> str:
+    """Return how many images are exact, in words."""
+    right, count = figures.above("psnr", figures.EXACT)(rows), figures.count("psnr")(rows)
+    return f"{right:.0f} of {count:.0f} images exact"
+
+
 def one_image(results: Results) -> str:
     """Return what one image gives away, by network."""
     lenet = some(results, "inverting_gradients", network="lenet", state="trained", method="ours")
@@ -52,12 +58,9 @@ def whole_batch(results: Results) -> str:
         cell=cell,
         attack=next(n for n in sorted(names) if "Adam" in n),
     )
-    right, count = (
-        figure(exact) for figure in (figures.above("psnr", figures.EXACT), figures.count("psnr"))
-    )
     return (
         "**Exact attacks recover whole batches.** "
-        f"SPEAR on a ReLU MLP, batches of 16 images of one label: {right:.0f} of {count:.0f} images exact, "
+        f"SPEAR on a ReLU MLP, batches of 16 images of one label: {told_exactly(exact)}, "
         f"{decibels(exact, figures.median)}, in {figures.seconds(exact):.1f} s. "
         f"Gradient matching on the same updates: {decibels(adam, figures.median)}, "
         f"in {figures.seconds(adam):.0f} s."
@@ -70,12 +73,9 @@ def residual_network(results: Results) -> str:
     batch = some(results, name, part="images", **shown, labels="equal", method="shift consistency")
     adam = some(results, name, part="images", **shown, labels="equal", method="signed Adam")
     trained = some(results, name, part="images", network="resnet20", state="trained", size=1)
-    right, count = (
-        figure(batch) for figure in (figures.above("psnr", figures.EXACT), figures.count("psnr"))
-    )
     return (
         "**Algebra reads batches through a residual network.** "
-        f"Untrained ResNet-18, batches of 8 images of one label: {right:.0f} of {count:.0f} images exact, "
+        f"Untrained ResNet-18, batches of 8 images of one label: {told_exactly(batch)}, "
         f"{decibels(batch, figures.median)}, in {figures.seconds(batch):.0f} s on one core. "
         f"Inverting Gradients on one of these batches, labels granted: {decibels(adam, figures.median)}. "
         f"One image from a trained ResNet-20: {decibels(trained, figures.median)}."
@@ -103,12 +103,9 @@ def aggregation(results: Results) -> str:
     mlp = some(results, name, part="aggregate", clients=16, **closed)
     lenet = some(results, name, part="aggregate", network="lenet", clients=16)
     masked = some(results, name, part="masked", **closed)
-    right, count = (
-        figure(mlp) for figure in (figures.above("psnr", figures.EXACT), figures.count("psnr"))
-    )
     return (
         "**Secure aggregation hides clients, but the sum can leak.** 16 clients with an image each. "
-        f"MLP of width 256: {right:.0f} of {count:.0f} images exact, {decibels(mlp, figures.mean)}. "
+        f"MLP of width 256: {told_exactly(mlp)}, {decibels(mlp, figures.mean)}. "
         f"LeNet: {decibels(lenet, figures.mean)}. "
         f"One masked update alone scores as its control: {decibels(masked, figures.mean)}."
     )

@@ -114,7 +114,7 @@ def test_a_wrong_gradient_of_the_next_convolution_is_refused_in_numbers() -> Non
     assert block.after.name == "4.path.6.weight"
     wrong = problem.gradients[block.after.name].roll(1, 0)
     changed = replace(problem, gradients={**problem.gradients, block.after.name: wrong})
-    found = begin_behind_shortcut(changed, generator=lg.Seeds(0).generator("span"))
+    found = begin_behind_shortcut(changed, block, generator=lg.Seeds(0).generator("span"))
     assert isinstance(found, Inapplicable)
     assert "relative misfit" in found.reason
 
@@ -125,7 +125,7 @@ def test_a_wrong_shift_is_refused_in_numbers() -> None:
     assert isinstance(block, ShortcutBlock)
     wrong = problem.gradients[block.shift.name].roll(1, 0)
     changed = replace(problem, gradients={**problem.gradients, block.shift.name: wrong})
-    found = begin_behind_shortcut(changed, generator=lg.Seeds(0).generator("span"))
+    found = begin_behind_shortcut(changed, block, generator=lg.Seeds(0).generator("span"))
     assert isinstance(found, Inapplicable)
     assert "the shift behind it" in found.reason
 

@@ -170,7 +170,8 @@ class Imaging:
         """Return whether exact steps are of no use: for large images, and where a max pool shows too little."""
         if unit[0].numel() > LARGE:
             return True
-        return self.behind is not None and not bool(self.behind.determined(which, unit).any())
+        behind = self.behind
+        return behind is not None and not bool(behind.determined(which, unit).any())
 
     def _mended(
         self,

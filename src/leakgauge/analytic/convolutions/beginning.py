@@ -66,10 +66,11 @@ def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inappl
         if isinstance(found, Beginning):
             return found
         reasons.append(found.reason)
-    inside = begin_behind_shortcut(problem, generator=generator)
-    if isinstance(inside, Beginning):
-        return inside
-    if isinstance(shortcut_block(problem), ShortcutBlock):
+    block = shortcut_block(problem)
+    if isinstance(block, ShortcutBlock):
+        inside = begin_behind_shortcut(problem, block, generator=generator)
+        if isinstance(inside, Beginning):
+            return inside
         reasons.append(inside.reason)
     return begin_without_span(problem, reasons, generator=generator)
 
@@ -84,13 +85,14 @@ def begin_without_span(
         reasons: Why no span was found, layer by layer.
         generator: Source of the starts.
     """
-    by_layer = begin_by_layer(problem, generator=generator)
+    layers = readable(problem)
+    by_layer = begin_by_layer(problem, layers, generator=generator)
     if isinstance(by_layer, Beginning):
         return by_layer
     by_masks = begin_by_masks(problem, generator=generator)
     if isinstance(by_masks, Beginning):
         return by_masks
-    said = [*reasons[-1:], by_layer.reason] if readable(problem) else reasons[-1:]
+    said = [*reasons[-1:], by_layer.reason] if layers else reasons[-1:]
     last = "; ".join(dict.fromkeys(said)) or "no convolution has a gradient"
     return Inapplicable(f"{last}; and by the end of the network: {by_masks.reason}")
 

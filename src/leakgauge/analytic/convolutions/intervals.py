@@ -17,25 +17,22 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of
-from leakgauge.analytic.convolutions.operations import POOLS, VIEWS, name_of
+from leakgauge.analytic.convolutions.operations import MEANS, POOLS, VIEWS, name_of
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
 
 TIGHT = 1e-9
 """Distance of two bounds, relative to the largest value, at which they count as equal."""
 TURNS = 3
 """Largest number of passes through the network, forward and back."""
-MONOTONE = (VIEWS - {"constant_pad_nd", "t"}) | {
-    "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d",
-    "adaptive_avg_pool1d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "mean",
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_nearest3d",
-}
+MONOTONE = (
+    (VIEWS - {"constant_pad_nd", "t"})
+    | MEANS
+    | {
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+    }
+)
 """Operations of one input whose outputs do not fall if an entry rises."""
 SAME_SHAPE = frozenset(("alias", "clone", "detach", "_to_copy"))
 RESHAPES = frozenset(("view", "_unsafe_view", "reshape"))

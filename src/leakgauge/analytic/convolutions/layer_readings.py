@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.layer_spans import Spanned, span_of_inputs
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of
@@ -28,6 +27,7 @@ from leakgauge.analytic.convolutions.problem import Problem, is_nonnegative
 from leakgauge.analytic.convolutions.propagation import is_relu, is_steady_norm
 from leakgauge.analytic.convolutions.scaling import FITS
 from leakgauge.analytic.convolutions.shift_scale import shift_behind, signals_of
+from leakgauge.analytic.convolutions.span_beginning import examples_of
 from leakgauge.core import Inapplicable
 
 
@@ -133,11 +133,7 @@ def _read_group(problem: Problem, group: Group, generator: torch.Generator) -> _
     )
     if isinstance(spanned, Inapplicable):
         return spanned
-    if is_nonnegative(layer.source):
-        examples = separate(spanned.basis, count, generator=generator, beat=problem.beat)
-    else:
-        none = torch.zeros(1, dtype=torch.float64)
-        examples = Examples(spanned.basis, none, none)
+    examples = examples_of(problem, layer.source, spanned.basis, generator=generator)
     if len(examples.values) < count:
         return Inapplicable(f"{len(examples.values)} of {count} examples were told apart")
     signals = signals_of(dweight, examples.values, layer)

@@ -21,7 +21,7 @@ from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.noisy_span import Bilinear, Refined, refine
 from leakgauge.analytic.convolutions.observed import read_problem
 from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
-from leakgauge.analytic.convolutions.scaled_beginning import behind, scale_at, with_sign
+from leakgauge.analytic.convolutions.scaled_beginning import begun_at, scale_at, with_sign
 from leakgauge.analytic.convolutions.scaling import FITS
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 from leakgauge.analytic.convolutions.update_error import UpdateError, hidden_rank
@@ -132,16 +132,8 @@ def _begin_at(
     scaled = scale_at(problem, layer.source, examples, fits=fits)
     if isinstance(scaled, Inapplicable):
         return Inapplicable(f"{name}: {scaled.reason}")
-    shape = layer.source.meta["val"].shape[1:]
-    value = (examples.values * scaled.scales[:, None, None]).reshape(count, *shape)
-    known = behind(problem, layer.source, value, scaled, error)
-    if isinstance(known, Inapplicable):
-        return Inapplicable(f"{name}: {known.reason}")
-    note = (
-        f"input of {name!r}: the span of {count} was found, with an expected error of {error:.0e}; "
-        f"the last layer fits to {scaled.misfit:.0e}{scaled.said}"
-    )
-    return Beginning(known, scaled.labels, error, note, scaled.misfit)
+    expected = f", with an expected error of {error:.0e}"
+    return begun_at(problem, layer, examples, scaled, error=error, found=expected)
 
 
 def _refined(

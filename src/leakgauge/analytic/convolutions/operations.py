@@ -25,20 +25,25 @@ VIEWS = frozenset(
     }
 )
 """Operations that move numbers and lose none."""
-LINEAR = frozenset(
+MEANS = frozenset(
     {
         "_adaptive_avg_pool2d",
         "_adaptive_avg_pool3d",
         "adaptive_avg_pool1d",
-        "add",
         "avg_pool1d",
         "avg_pool2d",
         "avg_pool3d",
+        "mean",
+    }
+)
+"""Operations that take means over places."""
+LINEAR = MEANS | frozenset(
+    {
+        "add",
         "cat",
         "chunk",
         "getitem",
         "index_select",
-        "mean",
         "neg",
         "select",
         "slice",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of, factor_and_shift
-from leakgauge.analytic.convolutions.operations import is_max_of_rectified, name_of, trains
+from leakgauge.analytic.convolutions.operations import MEANS, is_max_of_rectified, name_of, trains
 from leakgauge.analytic.convolutions.zeros import size_of_zeros
 
 DECIDED = 1.6
@@ -37,19 +37,12 @@ INDEXING = frozenset(
     }
 )
 """Operations of one input that move values, and whose adjoint moves them back."""
-LINEAR = INDEXING | {
-    "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d",
-    "adaptive_avg_pool1d",
+LINEAR = (INDEXING | MEANS) | {
     "add",
     "addmm",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
     "cat",
     "convolution",
     "expand",
-    "mean",
     "mm",
     "sub",
     "sum",

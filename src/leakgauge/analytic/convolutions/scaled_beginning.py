@@ -15,7 +15,7 @@ from leakgauge.analytic.convolutions.batch_descent import BatchDescent
 from leakgauge.analytic.convolutions.batch_norm import BatchPropagation, mixes, norm_behind
 from leakgauge.analytic.convolutions.examples import Examples
 from leakgauge.analytic.convolutions.network import Convolution
-from leakgauge.analytic.convolutions.problem import Problem, is_nonnegative
+from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
 from leakgauge.analytic.convolutions.propagation import Propagation
 from leakgauge.analytic.convolutions.relative_scales import relative_scales
 from leakgauge.analytic.convolutions.scaling import FITS, Scaled, scale_and_label, slopes_of
@@ -38,6 +38,37 @@ def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scale
     return scaling.run(
         examples, problem.gradients[layer.name], problem.gradients[shift.name] * shift.factor
     )
+
+
+def begun_at(
+    problem: Problem,
+    layer: Convolution,
+    examples: Examples,
+    scaled: Scaled,
+    *,
+    error: float,
+    found: str,
+) -> Beginning | Inapplicable:
+    """Return the beginning at a convolution whose scaled examples are known, or why nothing follows from them.
+
+    Args:
+        problem: The gradient.
+        layer: The convolution.
+        examples: The examples of its input.
+        scaled: Their scales and labels.
+        error: Relative error of the examples.
+        found: How the span was found, for the note.
+    """
+    shape = layer.source.meta["val"].shape[1:]
+    value = (examples.values * scaled.scales[:, None, None]).reshape(problem.count, *shape)
+    known = behind(problem, layer.source, value, scaled, error)
+    if isinstance(known, Inapplicable):
+        return Inapplicable(f"{layer.name}: {known.reason}")
+    note = (
+        f"input of {layer.name!r}: the span of {problem.count} was found{found}; the last layer fits to "
+        f"{scaled.misfit:.0e}{scaled.said}"
+    )
+    return Beginning(known, scaled.labels, error, note, scaled.misfit)
 
 
 def behind(

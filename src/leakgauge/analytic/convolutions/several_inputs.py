@@ -10,6 +10,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, fx
 
@@ -55,15 +57,18 @@ def readable(outline: Outline) -> list[Convolution]:
     ]
 
 
-def begin_by_layer(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
+def begin_by_layer(
+    problem: Problem, layers: Sequence[Convolution], *, generator: torch.Generator
+) -> Beginning | Inapplicable:
     """Return the beginning at the earliest convolution that can be read, or why there is none.
 
     Args:
         problem: The gradient.
+        layers: The `readable` convolutions.
         generator: Source of the starts.
     """
     reason = "no layer has enough channels for its positions or places"
-    for layer in readable(problem):
+    for layer in layers:
         problem.beat()
         reading = read_layer(problem, layer, generator=generator)
         if isinstance(reading, Reading):

@@ -97,12 +97,9 @@ def _follows(problem: Outline, layer: Convolution, after: Convolution) -> bool:
 
 
 def begin_behind_shortcut(
-    problem: Problem, *, generator: torch.Generator
+    problem: Problem, block: ShortcutBlock, *, generator: torch.Generator
 ) -> Beginning | Inapplicable:
     """Return the beginning inside the last block, or why there is none."""
-    block = shortcut_block(problem)
-    if isinstance(block, Inapplicable):
-        return block
     name = block.layer.name
     found = examples_at(problem, block.layer, generator=generator)
     if isinstance(found, Inapplicable):

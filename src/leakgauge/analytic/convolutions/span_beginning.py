@@ -10,12 +10,13 @@ References:
 from __future__ import annotations
 
 import torch
+from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.batch_norm import norm_behind
 from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
-from leakgauge.analytic.convolutions.scaled_beginning import behind, with_scales
+from leakgauge.analytic.convolutions.scaled_beginning import begun_at, with_scales
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, Span, row_space, span_of
 from leakgauge.core import Inapplicable
 
@@ -29,27 +30,16 @@ def begin_by_span(
     problem: Problem, layer: Convolution, *, generator: torch.Generator
 ) -> Beginning | Inapplicable:
     """Return the beginning at one convolution's input, or the reason why it is not known."""
-    count, name = problem.count, layer.name
     found = examples_at(problem, layer, generator=generator)
     if isinstance(found, Inapplicable):
         return found
     examples, space, gap = found
     begun = with_scales(problem, layer, space, examples)
     if isinstance(begun, Inapplicable):
-        return Inapplicable(f"{name}: {begun.reason}")
+        return Inapplicable(f"{layer.name}: {begun.reason}")
     examples, scaled = begun
-    value = (examples.values * scaled.scales[:, None, None]).reshape(
-        count, *layer.source.meta["val"].shape[1:]
-    )
     error = max(float(examples.excursion.max()), 1e-9)
-    known = behind(problem, layer.source, value, scaled, error)
-    if isinstance(known, Inapplicable):
-        return Inapplicable(f"{name}: {known.reason}")
-    note = (
-        f"input of {name!r}: the span of {count} was found (gap {gap:.0e}); the last layer fits to "
-        f"{scaled.misfit:.0e}{scaled.said}"
-    )
-    return Beginning(known, scaled.labels, error, note, scaled.misfit)
+    return begun_at(problem, layer, examples, scaled, error=error, found=f" (gap {gap:.0e})")
 
 
 def examples_at(
@@ -62,17 +52,30 @@ def examples_at(
     if isinstance(spanned, Inapplicable):
         return spanned
     space, span = spanned
-    if is_nonnegative(layer.source):
-        examples = separate(span.basis, count, generator=generator, beat=problem.beat)
-    else:
-        none = torch.zeros(1, dtype=torch.float64)
-        examples = Examples(span.basis, none, none)
+    examples = examples_of(problem, layer.source, span.basis, generator=generator)
     if len(examples.values) < count:
         return Inapplicable(
             f"{name}: {len(examples.values)} of {count} examples were told apart "
             "(equal or proportional ones cannot be)"
         )
     return examples, space, span.gap
+
+
+def examples_of(
+    problem: Problem, source: fx.Node, basis: Tensor, *, generator: torch.Generator
+) -> Examples:
+    """Return the examples of a span, told apart by their zeros behind a ReLU. Elsewhere, the one of the basis.
+
+    Args:
+        problem: The gradient.
+        source: The node of the input.
+        basis: Basis (B, C, N) of the span.
+        generator: Source of the draws.
+    """
+    if is_nonnegative(source):
+        return separate(basis, problem.count, generator=generator, beat=problem.beat)
+    none = torch.zeros(1, dtype=torch.float64)
+    return Examples(basis, none, none)
 
 
 def _span_at(

@@ -18,20 +18,10 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of, factor_and_shift
-from leakgauge.analytic.convolutions.operations import name_of
+from leakgauge.analytic.convolutions.operations import MEANS, name_of
 from leakgauge.analytic.convolutions.propagation import INDEXING, is_relu, is_steady_norm
 
-HOMOGENEOUS = INDEXING | {
-    "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d",
-    "adaptive_avg_pool1d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "expand",
-    "mean",
-    "sum",
-}
+HOMOGENEOUS = INDEXING | MEANS | {"expand", "sum"}
 """Operations that are linear in their only input that varies."""
 
 
