@@ -145,7 +145,9 @@ class ShiftConsistency(BaseAttack):
         observation = in_model_type(observation)
         random = draws_at_random(observation)
         if random is not None:
-            return Inapplicable(f"the draws of a layer are not known: {random}")
+            return Inapplicable(
+                f"layer {random!r} draws random numbers in each pass, which are not known"
+            )
         bad = not_finite(observation)
         if bad is not None:
             return Inapplicable(f"the update holds values that are not finite, in {bad!r}")

@@ -30,12 +30,13 @@ def not_finite(observation: Observation) -> str | None:
 
 def draws_at_random(observation: Observation) -> str | None:
     """Return the name of a layer that draws random numbers in each pass, or None."""
+    name: str
     for name, layer in observation.model.named_modules():
         dropout = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
         if layer.training and (dropout or isinstance(layer, nn.RReLU)):
-            return f"{name!r}, in train mode"
+            return name
         if isinstance(layer, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
-            return repr(name)
+            return name
     return None
 
 

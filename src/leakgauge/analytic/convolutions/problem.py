@@ -49,8 +49,8 @@ class Outline:
         reader = Reader(layer.geometry, layer.channels, outputs, layer.groups, shared=shared)
         if layer.groups > 1:
             return Inapplicable(
-                f"{layer.name}: it has {layer.groups} groups, and nothing tells which inputs of the groups belong to "
-                f"the same of {self.count} examples"
+                f"{layer.name}: it has {layer.groups} groups, and in a batch of {self.count} the inputs of one "
+                "example's groups cannot be told from those of another"
                 if self.count > 1
                 else f"{layer.name}: it has {layer.groups} groups"
             )
