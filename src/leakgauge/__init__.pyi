@@ -47,6 +47,7 @@ from .core import SpecificationError as SpecificationError
 from .core import Status as Status
 from .core import StopAttack as StopAttack
 from .core import TableDomain as TableDomain
+from .core import TextDomain as TextDomain
 from .core import Update as Update
 from .core import UpdateError as UpdateError
 from .core import UserError as UserError

@@ -81,6 +81,7 @@ from .stated import effects_of as effects_of
 from .stated import mean_noise as mean_noise
 from .table import Column as Column
 from .table import TableDomain as TableDomain
+from .text import TextDomain as TextDomain
 from .update import Tensors as Tensors
 from .update import Update as Update
 from .update import UpdateKind as UpdateKind

@@ -8,12 +8,15 @@ This package imports core, the look-up of files from data, and the networks of m
 from leakgauge.models.building import build
 from leakgauge.models.convolutional import ConvNet, FedAvgCNN, LeNet, convnet, fedavg_cnn, lenet
 from leakgauge.models.hugging_face import Logits, hugging_face_vit
+from leakgauge.models.hugging_face_text import hugging_face_text
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.perceptual import fetch_lpips, has_lpips, lpips_squeeze
 from leakgauge.models.resnet import ResNet, resnet18
 from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
 from leakgauge.models.sequential import CNN, cnn, cnn6
+from leakgauge.models.text_outputs import LanguageModel, TextClassifier, token_mean
+from leakgauge.models.transformer import Transformer, transformer
 from leakgauge.models.vit import ViT, vit
 from leakgauge.models.weights import load_weights
 
@@ -22,6 +25,7 @@ BUILDERS = (
     "cnn6",
     "convnet",
     "fedavg_cnn",
+    "hugging_face_text",
     "hugging_face_vit",
     "lenet",
     "mlp",
@@ -30,6 +34,7 @@ BUILDERS = (
     "resnet32",
     "resnet44",
     "resnet56",
+    "transformer",
     "vit",
 )
 
@@ -40,10 +45,13 @@ __all__ = [
     "CifarResNet",
     "ConvNet",
     "FedAvgCNN",
+    "LanguageModel",
     "LeNet",
     "Logits",
     "Normalize",
     "ResNet",
+    "TextClassifier",
+    "Transformer",
     "ViT",
     "build",
     "cnn",
@@ -52,6 +60,7 @@ __all__ = [
     "fedavg_cnn",
     "fetch_lpips",
     "has_lpips",
+    "hugging_face_text",
     "hugging_face_vit",
     "lenet",
     "load_weights",
@@ -62,5 +71,7 @@ __all__ = [
     "resnet32",
     "resnet44",
     "resnet56",
+    "token_mean",
+    "transformer",
     "vit",
 ]
