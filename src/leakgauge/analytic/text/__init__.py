@@ -1,0 +1,1 @@
+"""Kernels that recover tokens in closed form or with a proof."""
