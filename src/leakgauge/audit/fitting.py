@@ -8,7 +8,13 @@ from leakgauge.audit.folder import JobResult
 from leakgauge.core import LeakGaugeError
 from leakgauge.records import Cell, Training, line_of, reading
 
-OPTIONAL: dict[str, Any] = {"trajectory": (), "rows": None, "images": None, "notes": ()}
+OPTIONAL: dict[str, Any] = {
+    "trajectory": (),
+    "rows": None,
+    "sentences": None,
+    "images": None,
+    "notes": (),
+}
 """Fields of a cell that may be left out, in this order, with the empty value that replaces each."""
 
 

@@ -170,6 +170,7 @@ def scored_record(
         trajectory=shown.trajectory,
         images=shown.content.images,
         rows=shown.content.rows,
+        sentences=shown.content.sentences,
         cost=cost_record(found.cost),
         control_cost=cost_record(Cost() if isinstance(control, Failed) else control.found.cost),
         failure=failed.record(description.index) if failed else None,
@@ -238,11 +239,11 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class Pictures(Summarized):
-    """Pictures and rows for the reader of a report.
+    """Pictures, rows and sentences for the reader of a report.
 
     Args:
         trajectory: Snapshots along the run of the attack.
-        content: Images or rows of the examples.
+        content: Images, rows or sentences of the examples.
         files: Contents of the image files, by path in the run's folder.
     """
 
@@ -256,7 +257,7 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
     files: dict[str, bytes] = {}
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
     sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
-    content = judge.modality.content(sides, partial(save, files, index))
+    content = judge.modality.content_of(judge.domain, sides, partial(save, files, index))
     if not isinstance(content, Content):
         raise DataError(
             f"{type(judge.modality).__name__}.content",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn import functional
 
-from leakgauge import attacks, defenses, threats
+from leakgauge import attacks, defenses, models, threats
 from leakgauge.audit.case import Case
 from leakgauge.audit.grid import check_size
 from leakgauge.audit.materials import Materials, is_object, load, model_builder, part_of, read_parts
@@ -38,7 +38,10 @@ ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 INNER = ("attack", "scout")
 """Options whose value is an attack."""
-LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": functional.cross_entropy,
+    "token_mean": models.token_mean,
+}
 TRAININGS = {name.lower(): getattr(training, name) for name in training.__all__}
 PARTS = ("train", "test")
 """Options of `utility` whose value is a data set."""

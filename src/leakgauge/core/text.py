@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -85,7 +86,8 @@ class TextDomain(InSpace):
         length: Number of tokens L of a sequence, at least 1.
         pad: Token that fills a sequence after its end. None, the default, if all sequences have
             L tokens.
-        pieces: Text of each token, with a leading space where a word begins. The default is
+        pieces: Text of each token, with a leading space where a word begins. A byte that is only a
+            part of a character is a lone surrogate, as `surrogateescape` makes it. The default is
             empty: then texts show the numbers of tokens.
         special: Tokens that stand for no text, such as those for the begin and the end of a
             sequence. The padding token need not be among them.
@@ -155,7 +157,12 @@ class TextDomain(InSpace):
         """Return the text of each token of one sequence (L,), "" for padding and for special tokens."""
         numbers = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
         silent = {*self.special, self.pad}
-        return ["" if token in silent else self._piece(token) for token in numbers]
+        pieces = ["" if token in silent else self._piece(token) for token in numbers]
+        # Several tokens may spell the bytes of one character. The last one of them shows it.
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        parts = [decoder.decode(piece.encode(errors="surrogateescape")) for piece in pieces]
+        rest = decoder.decode(b"", final=True)
+        return [*parts[:-1], parts[-1] + rest] if rest else parts
 
     def text(self, tokens: Tensor | Sequence[int]) -> str:
         """Return the text of one sequence (L,)."""

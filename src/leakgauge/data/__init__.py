@@ -11,8 +11,19 @@ from leakgauge.data.folders import image_folder
 from leakgauge.data.own import custom
 from leakgauge.data.photographs import photos
 from leakgauge.data.reference import breast_cancer, diabetes, digits
+from leakgauge.data.sentences import sentences
+from leakgauge.data.text import text
 
-LOADERS = ("breast_cancer", "diabetes", "digits", "image_folder", "npz", "photos")
+LOADERS = (
+    "breast_cancer",
+    "diabetes",
+    "digits",
+    "image_folder",
+    "npz",
+    "photos",
+    "sentences",
+    "text",
+)
 
 __all__ = [
     "LOADERS",
@@ -25,4 +36,6 @@ __all__ = [
     "image_folder",
     "npz",
     "photos",
+    "sentences",
+    "text",
 ]

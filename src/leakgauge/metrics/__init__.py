@@ -25,9 +25,21 @@ from leakgauge.metrics.multiscale import MS_SSIM_SIDE, ms_ssim
 from leakgauge.metrics.similarity import ssim
 from leakgauge.metrics.squeezenet import SqueezeNet
 from leakgauge.metrics.summary import Closer, Summary, summarize
+from leakgauge.metrics.text import (
+    Rouge,
+    assign_tokens,
+    batch_bag,
+    exact,
+    no_rouge,
+    rouge,
+    token_accuracy,
+    token_bag,
+)
 
 CLOSER: dict[str, Closer] = {
+    "batch_bag": "higher",
     "columns_read": "higher",
+    "exact": "higher",
     "fft2d": "lower",
     "iip_pixels": "higher",
     "iip_squeeze": "higher",
@@ -36,12 +48,18 @@ CLOSER: dict[str, Closer] = {
     "ms_ssim": "higher",
     "mse": "lower",
     "psnr": "higher",
+    "rouge1": "higher",
+    "rouge2": "higher",
+    "rouge_l": "higher",
     "ssim": "higher",
+    "token_accuracy": "higher",
+    "token_bag": "higher",
 }
 """Direction in which a metric leaks more, by its name in a record.
 
 `iip_pixels` and `iip_squeeze` are values of `identified`, by the squared error of pixels and by SqueezeNet's features.
-`lpips_squeeze` is the value of an `LpipsSqueeze` with the learned weights.
+`lpips_squeeze` is the value of an `LpipsSqueeze` with the learned weights. `rouge1`, `rouge2` and `rouge_l` are values
+of `rouge`.
 """
 
 __all__ = [
@@ -55,17 +73,25 @@ __all__ = [
     "Closer",
     "Heads",
     "LpipsSqueeze",
+    "Rouge",
     "SqueezeNet",
     "Summary",
     "assign",
+    "assign_tokens",
+    "batch_bag",
     "blockiness",
     "columns_read",
+    "exact",
     "fft2d",
     "identified",
     "label_match",
     "ms_ssim",
     "mse",
+    "no_rouge",
     "psnr",
+    "rouge",
     "ssim",
     "summarize",
+    "token_accuracy",
+    "token_bag",
 ]

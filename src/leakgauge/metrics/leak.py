@@ -151,6 +151,14 @@ IMAGE_RULE = LeakRule(
     margin=3.0,
     instead=Instead(metric="ssim", floor=0.5, better="higher"),
 )
+TEXT_RULE = LeakRule(
+    name="sentence above control",
+    text="A sentence counts as leaked if at least 50% of its tokens are read, and at least 10 percentage points more"
+    " than the blind control reads. A token is read if it stands anywhere in the sentence's reconstruction.",
+    metric="token_bag",
+    floor=0.5,
+    margin=0.1,
+)
 TABLE_RULE = LeakRule(
     name="table row above control",
     text="A table row counts as leaked if at least 50% of its columns are read, and more than the blind control reads."

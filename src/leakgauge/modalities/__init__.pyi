@@ -12,4 +12,5 @@ from .modality import Metric as Metric
 from .modality import Modality as Modality
 from .modality import Save as Save
 from .table import TableModality as TableModality
+from .text import TextModality as TextModality
 from .unknown import UnknownModality as UnknownModality

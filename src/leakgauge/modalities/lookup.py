@@ -11,9 +11,14 @@ from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities.image import ImageModality
 from leakgauge.modalities.modality import Modality
 from leakgauge.modalities.table import TableModality
+from leakgauge.modalities.text import TextModality
 from leakgauge.modalities.unknown import UnknownModality
 
-MODALITIES: dict[str, Modality] = {"image": ImageModality(), "table": TableModality()}
+MODALITIES: dict[str, Modality] = {
+    "image": ImageModality(),
+    "table": TableModality(),
+    "text": TextModality(),
+}
 """The modality for each kind of domain. It serves domains without their own modality.
 
 A domain of any other kind is scored, but never judged.

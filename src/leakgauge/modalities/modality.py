@@ -12,13 +12,13 @@ from torch import Tensor
 from leakgauge import metrics
 from leakgauge.core import Column, Domain, space_of
 from leakgauge.metrics.leak import LeakRule
-from leakgauge.records import Headline, Rows, Sides
+from leakgauge.records import Headline, Rows, Sentences, Sides
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """A function from originals and reconstructions (B, ...), in the modality's coordinates, to one value for each (B,)."""
 Save = Callable[[str, bytes], str]
 """A function from the name and the bytes of a file to its path in the folder of the run."""
-Layout = Literal["pictures", "rows"]
+Layout = Literal["pictures", "rows", "sentences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Content:
     Args:
         images: Paths of pictures, for the layout "pictures".
         rows: Values of each column, for the layout "rows".
+        sentences: Tokens of each sentence, for the layout "sentences".
 
     Example:
         >>> import leakgauge as lg
@@ -37,6 +38,7 @@ class Content:
 
     images: Sides | None = None
     rows: Rows | None = None
+    sentences: Sentences | None = None
 
 
 class Modality(ABC):
@@ -108,13 +110,23 @@ class Modality(ABC):
         """
         return Content()
 
+    def content_of(self, domain: Domain, sides: Mapping[str, Tensor], save: Save) -> Content:
+        """Return the examples that a reader sees, if they depend on the domain. By default they do not.
+
+        Args:
+            domain: The domain of the examples.
+            sides: Examples as for `content`.
+            save: A function that saves a file, and returns its path.
+        """
+        return self.content(sides, save)
+
     def glance(self, examples: Tensor) -> bytes | None:
         """Return one PNG of examples `(B, *shape)` during an attack, or None if they have no picture."""
         return None
 
     def compared_by(self, domain: Domain) -> str | None:
-        """Return the name of the network that compares examples, or the reason why none can.
+        """Return the name of the network or package that compares examples, or the reason why none can.
 
-        Return None if no network compares data of this kind.
+        Return None if neither compares data of this kind.
         """
         return None

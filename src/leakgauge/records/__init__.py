@@ -37,6 +37,7 @@ from leakgauge.records.mistakes import mistake_of
 from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
 from leakgauge.records.reading import read, record_of
 from leakgauge.records.schema import Record, json_schema
+from leakgauge.records.sentences import Reading, Sentence, Sentences
 from leakgauge.records.training import DescribedTraining, Epsilon, Examples, Federation, Training
 from leakgauge.records.writing import FILE, line_of
 
@@ -67,9 +68,12 @@ __all__ = [
     "Moment",
     "Network",
     "Protocol",
+    "Reading",
     "Record",
     "Rows",
     "Rule",
+    "Sentence",
+    "Sentences",
     "Sides",
     "Threads",
     "Threat",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from leakgauge.records.parts import Cost, Defense, Failure, Network, Protocol
+from leakgauge.records.sentences import Sentences
 from leakgauge.records.values import Count, Many, Measurement, Name, Part, Text
 
 PSNR_CAP = 200.0
@@ -59,7 +60,7 @@ class Headline(Part):
     )
     reads: Text = Field(description="Words for a value. `{score}` stands for the value.")
     reads_exactly: Text = Field(
-        description="Words for an exact copy: a PSNR at its cap, or 0 if lower values leak more."
+        description="Words for an exact copy: a PSNR at its cap, a fraction of 1, or 0 if lower values leak more."
     )
 
     def leakage(self, score: float) -> float:
@@ -68,7 +69,9 @@ class Headline(Part):
 
     def exact(self, score: float) -> bool:
         """Return whether a score means an exact copy."""
-        return score == math.inf if self.better == "higher" else score <= 0
+        if self.better == "lower":
+            return score <= 0
+        return score == math.inf or (self.format == "percent" and score >= 1)
 
     def ahead(self, score: float | None, control: float | None) -> float:
         """Return how much more a score leaks than the control's, or 0 if it does not, or if one is missing."""
@@ -82,7 +85,7 @@ class Data(Part):
 
     name: Text = Field(description="Name of the data set.")
     kind: Text = Field(
-        description='Kind of data: "image", "table" or the kind of a user\'s own domain.'
+        description='Kind of data: "image", "table", "text" or the kind of a user\'s own domain.'
     )
     licence: Text = Field(description="Licence of the data set. May be empty.")
     examples: Many[Count] = Field(
@@ -98,8 +101,9 @@ class Data(Part):
     headline: Headline = Field(
         description="The score that stands for leakage of this kind of data, and how reports write it."
     )
-    layout: Literal["pictures", "rows"] = Field(
-        description='How a report shows an example: "pictures" from `images`, or "rows" of a table from `rows`.'
+    layout: Literal["pictures", "rows", "sentences"] = Field(
+        description='How a report shows an example: "pictures" from `images`, "rows" of a table from `rows`, or '
+        '"sentences" from `sentences`.'
     )
 
 
@@ -268,7 +272,8 @@ class Cell(Described):
     restart: Count = Field(default=0, description="Index of the chosen restart, from 0.")
     perceptual: Text | None = Field(
         default=None,
-        description="Name of the network that compared images, or the reason why there was none. Null for other data.",
+        description="Name of the network that compared images, or of the package that compared texts, or the reason "
+        "why there was none. Null for other data.",
     )
     candidates: Count | None = Field(
         default=None,
@@ -282,6 +287,9 @@ class Cell(Described):
         default=None, description="Pictures of the examples. Null for other data."
     )
     rows: Rows | None = Field(default=None, description="Rows of a table. Null for other data.")
+    sentences: Sentences | None = Field(
+        default=None, description="Sentences of text. Null for other data."
+    )
     cost: Cost = Field(default=Cost(), description="What the attack spent.")
     control_cost: Cost = Field(default=Cost(), description="What the blind control spent.")
     failure: Failure | None = Field(

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 from leakgauge.records import Cell, Column, Rows, Sides
 from leakgauge.report.formats import FORMATS
-from leakgauge.report.pictures import Album
-from leakgauge.report.wording import (
+from leakgauge.report.measures import (
     IIP,
     LPIPS,
     MS_SSIM,
+    PLACED,
+    ROUGE_1,
+    ROUGE_2,
+    ROUGE_L,
     SSIM,
-    count,
-    decibels,
-    knowledge,
-    measured,
-    plain,
-    remedy,
 )
+from leakgauge.report.pictures import Album
+from leakgauge.report.sentences import Line, lines
+from leakgauge.report.wording import count, decibels, knowledge, measured, plain, remedy
+
+BESIDE = (SSIM, MS_SSIM, LPIPS, PLACED, ROUGE_1, ROUGE_2, ROUGE_L)
+"""Measures that stand beside an example, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ LAYOUTS = {
         first=8, single="tiles single", few="tiles", many="tiles stacked", beside=True
     ),
     "rows": Layout(first=3, single="sheets", few="sheets", many="sheets", beside=False),
+    "sentences": Layout(first=8, single="texts", few="texts", many="texts", beside=False),
 }
 """Layouts by their names in a record. `cases.html.j2` has a macro for each."""
 
@@ -91,6 +95,7 @@ class Example:
         label_right: Whether the attack recovered the label, or None if it recovers none.
         identified: Whether the reconstruction identifies its original, in words. It is empty if this is unknown.
         readings: The columns of a row of a table.
+        lines: Sentence for each side: the original, the reconstruction and the control. Empty for other data.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Example:
     label_right: bool | None
     identified: str
     readings: list[Reading]
+    lines: dict[str, Line]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +230,7 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
         label_right=None if right is None else right >= 0.5,
         identified=_identified(cell, i),
         readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.data.columns or ())],
+        lines=lines(cell, i),
     )
 
 
@@ -233,7 +240,7 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     headline = cell.data.headline
     first = _at(values(headline.metric), i)
     shown = [FORMATS[headline.format].read(first, headline)]
-    scores = {measure: _at(values(measure.names[0]), i) for measure in (SSIM, MS_SSIM, LPIPS)}
+    scores = {measure: _at(values(measure.names[0]), i) for measure in BESIDE}
     if headline.metric != "psnr" and "psnr" in cell.scores:
         shown.append(decibels(_at(values("psnr"), i)))
     return shown + [

@@ -20,10 +20,12 @@ from leakgauge.report.defaults import LOSS
 from leakgauge.report.failures import failures
 from leakgauge.report.formats import FORMATS
 from leakgauge.report.frontier import Frontier, frontiers
+from leakgauge.report.measures import MEASURES, Measure
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
 from leakgauge.report.recommendation import Recommendation, recommend
 from leakgauge.report.run import Run, parse
+from leakgauge.report.sentences import MEANINGS
 
 PAGE = "report.html"
 """Name of the page in the folder of a run."""
@@ -107,8 +109,10 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         rows=[_row(cell) for cell in run.cells],
         licences=dict.fromkeys((c.data.name, c.data.licence) for c in run.cells if c.data.name),
         controls=dict.fromkeys(cell.control.kind for cell in run.cells if cell.control),
-        measures=[m for m in wording.MEASURES if any(m.name(cell) for cell in run.cells)],
-        networks=dict.fromkeys(cell.perceptual for cell in run.cells if cell.perceptual),
+        measures=[m for m in MEASURES if any(m.name(cell) for cell in run.cells)],
+        networks=_compared(run, sentences=False),
+        packages=_compared(run, sentences=True),
+        meanings=MEANINGS,
         statuses=wording.STATUS_MEANINGS,
         words=wording,
         formats=FORMATS,
@@ -258,6 +262,12 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def _compared(run: Run, *, sentences: bool) -> list[str]:
+    """Return what compared the examples, for sentences or for all other data."""
+    cells = [c for c in run.cells if (c.data.layout == "sentences") is sentences]
+    return list(dict.fromkeys(cell.perceptual for cell in cells if cell.perceptual))
+
+
 def _leaked_of(cells: Sequence[Cell]) -> str:
     """Return how many audits leaked and how many there are, in words."""
     leaking = sum(bool(cell.verdict.leaks) for cell in cells)
@@ -291,12 +301,12 @@ def _row(cell: Cell) -> Row:
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
         control=median(cell.blind_values(metric)),
-        measures={measure.heading: _summarize(measure, cell) for measure in wording.MEASURES},
+        measures={measure.heading: _summarize(measure, cell) for measure in MEASURES},
         label=_mean(cell.values("label")),
     )
 
 
-def _summarize(measure: wording.Measure, cell: Cell) -> float | None:
+def _summarize(measure: Measure, cell: Cell) -> float | None:
     """Return a measure's value for a whole audit: the mean of a score of 0 or 1, else the median."""
     values = cell.values(measure.name(cell) or "")
     return _mean(values) if measure.binary else median(values)
