@@ -83,11 +83,17 @@ def metric_lines() -> list[str]:
         "iip_pixels": metrics.identified,
         "iip_squeeze": metrics.identified,
         "lpips_squeeze": metrics.LpipsSqueeze,
+        "rouge1": metrics.rouge,
+        "rouge2": metrics.rouge,
+        "rouge_l": metrics.rouge,
     }
-    # Two metrics share a function, so their lines need more than its first line.
+    # Metrics that share a function need more than its first line.
     compared = {
         "iip_pixels": " Distances are squared errors of pixels.",
         "iip_squeeze": " Distances are angles of SqueezeNet's features.",
+        "rouge1": " It counts words.",
+        "rouge2": " It counts pairs of neighboring words.",
+        "rouge_l": " It counts the longest common subsequence of words.",
     }
     found = {name: made.get(name) or getattr(metrics, name) for name in metrics.CLOSER}
     return [

@@ -12,11 +12,13 @@ import torch
 import leakgauge as lg
 from leakgauge import metrics
 from leakgauge.audit.outcome import Judge
+from leakgauge.core import space_of
 from leakgauge.modalities import (
     MODALITIES,
     ImageModality,
     Metric,
     Modality,
+    TextModality,
     UnknownModality,
     modality_of,
     rules_of,
@@ -160,7 +162,9 @@ def test_data_of_an_unknown_kind_is_scored_and_never_judged() -> None:
 @pytest.mark.parametrize("modality", [*MODALITIES.values(), UnknownModality()])
 def test_the_headline_is_a_metric_that_is_measured(modality: Modality) -> None:
     domain: lg.Domain = lg.ImageDomain(1, 8, 8)
-    measured = modality.metrics(domain, torch.rand(2, 1, 8, 8))
+    if isinstance(modality, TextModality):
+        domain = lg.TextDomain(9, 4)
+    measured = modality.metrics(domain, space_of(domain).sample(2, torch.Generator()))
     assert modality.headline.metric in measured
     if modality.rule is not None:
         assert modality.rule.metric in measured

@@ -146,28 +146,29 @@ def _tokens(
             tokenizer.enable_truncation(cut)
         encoded = tokenizer.encode_batch(found.texts, add_special_tokens=special_tokens)
         tokens = [list(each.ids) for each in encoded]
-    for line, row in zip(found.lines, tokens, strict=True):
-        _check_row(row, vocabulary, f"{where}, line {line}")
+        empty = [all(each.special_tokens_mask) for each in encoded]
+    for line, row, bare in zip(found.lines, tokens, empty, strict=True):
+        if bare:
+            raise DataError(
+                f"{where}, line {line}",
+                expected="a sentence with at least one token of text",
+                found="no such token",
+                remedy="remove the line, or use the tokenizer of the model",
+            )
+        _check_padding(row, vocabulary.pad, f"{where}, line {line}")
     return tokens
 
 
-def _check_row(row: list[int], vocabulary: Vocabulary, where: str) -> None:
-    """Drop the padding at the end of a sequence. Raise DataError if it has no text, or padding inside."""
-    pad = vocabulary.pad
+def _check_padding(row: list[int], pad: int | None, where: str) -> None:
+    """Drop the padding at the end of a sequence. Raise DataError if there is padding inside."""
     while row and row[-1] == pad:
         row.pop()
-    if not set(row) - {*vocabulary.special, pad}:
-        raise DataError(
-            where,
-            expected="a sentence with at least one token of text",
-            found="no such token",
-            remedy="remove the line, or use the tokenizer of the model",
-        )
-    if pad in row:
+    if pad in row or not row:
+        place = row.index(pad) + 1 if pad in row else 1
         raise DataError(
             where,
             expected="padding only at the end of a sequence",
-            found=f"the padding token {pad} at place {row.index(pad) + 1}",
+            found=f"the padding token {pad} at place {place}",
             remedy='remove it from the sentence, name another padding token in pad = "...",'
             " or set special_tokens = false",
         )
@@ -187,7 +188,7 @@ def _padded(
             found=f"{longest} tokens",
             remedy=f"set length = {longest}, or truncate = true to cut longer sentences"
             if length
-            else "set length and truncate = true to cut longer sentences",
+            else "cut longer sentences: set length, and truncate = true",
         )
     total = length or longest
     if pad is None and min(sizes) < total:

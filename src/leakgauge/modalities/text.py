@@ -14,7 +14,7 @@ from leakgauge import metrics
 from leakgauge.core import DataError, Domain, TextDomain
 from leakgauge.metrics.leak import TEXT_RULE, LeakRule
 from leakgauge.modalities.modality import Content, Layout, Metric, Modality, Save
-from leakgauge.records import Headline, Reading, Sentence, Sentences
+from leakgauge.records import Headline, Reading, Sentence, Sentences, Token
 
 ROUGE: dict[str, metrics.Rouge] = {"rouge1": "rouge1", "rouge2": "rouge2", "rouge_l": "rougeL"}
 """Names in the package rouge-score of the ROUGE scores in records."""
@@ -130,7 +130,7 @@ def _sentence(
     same = (tokens == other).tolist()
     # Tokens at their place take their partners first. The rest share what is left.
     left = Counter(torch.masked_select(other, tokens != other).tolist())
-    pieces, read = list[str](), list[Reading]()
+    found = list[Token]()
     for token, piece, placed in zip(tokens.tolist(), domain.parts(tokens), same, strict=True):
         if token in hidden:
             continue
@@ -140,6 +140,5 @@ def _sentence(
             where = "sentence"
         elif not placed and batch[token] > 0:
             where = "batch"
-        pieces.append(piece)
-        read.append(where)
-    return Sentence(pieces=tuple(pieces), read=tuple(read))
+        found.append(Token(text=piece, read=where))
+    return tuple(found)

@@ -70,8 +70,8 @@ def hugging_face_text(
         of `LanguageModel`.
 
     Raises:
-        ModelError: `transformers` or `peft` is not installed, the domain holds no text, the folder
-            does not fit the vocabulary or the length, or an option is unknown.
+        ModelError: `transformers` or `peft` is not installed, or the domain holds no text. Or the
+            folder does not fit the vocabulary or the length, or an option is unknown.
 
     References:
         Radford et al. Language Models are Unsupervised Multitask Learners. 2019 (GPT-2).

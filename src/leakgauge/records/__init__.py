@@ -37,7 +37,7 @@ from leakgauge.records.mistakes import mistake_of
 from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
 from leakgauge.records.reading import read, record_of
 from leakgauge.records.schema import Record, json_schema
-from leakgauge.records.sentences import Reading, Sentence, Sentences
+from leakgauge.records.sentences import Reading, Sentence, Sentences, Token
 from leakgauge.records.training import DescribedTraining, Epsilon, Examples, Federation, Training
 from leakgauge.records.writing import FILE, line_of
 
@@ -77,6 +77,7 @@ __all__ = [
     "Sides",
     "Threads",
     "Threat",
+    "Token",
     "Training",
     "Verdict",
     "Versions",

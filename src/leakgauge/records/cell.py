@@ -60,7 +60,7 @@ class Headline(Part):
     )
     reads: Text = Field(description="Words for a value. `{score}` stands for the value.")
     reads_exactly: Text = Field(
-        description="Words for an exact copy: a PSNR at its cap, a fraction of 1, or 0 if lower values leak more."
+        description="Words for an exact copy: a PSNR at its cap, or 0 if lower values leak more."
     )
 
     def leakage(self, score: float) -> float:
@@ -69,9 +69,7 @@ class Headline(Part):
 
     def exact(self, score: float) -> bool:
         """Return whether a score means an exact copy."""
-        if self.better == "lower":
-            return score <= 0
-        return score == math.inf or (self.format == "percent" and score >= 1)
+        return score == math.inf if self.better == "higher" else score <= 0
 
     def ahead(self, score: float | None, control: float | None) -> float:
         """Return how much more a score leaks than the control's, or 0 if it does not, or if one is missing."""

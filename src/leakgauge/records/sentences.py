@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from leakgauge.records.values import Many, Part, Text
 
@@ -12,31 +12,26 @@ Reading = Literal["place", "sentence", "batch", "nowhere"]
 """Where a token stands in the sequence that it is compared with."""
 
 
-class Sentence(Part):
-    """One sequence of tokens, without those that stand for no text."""
+class Token(Part):
+    """One token of a sentence."""
 
-    pieces: Many[Text] = Field(
-        description="Text of each token, with a leading space where a word begins."
-    )
-    read: Many[Reading] = Field(
-        description='Where each token was read. "place": at its place. "sentence": at another place of the '
-        'sentence. "batch": in another sentence of the batch. Tokens of an original are looked for in the '
-        "reconstruction. Other tokens are looked for in the original."
+    text: Text = Field(description="Its text, with a leading space where a word begins.")
+    read: Reading = Field(
+        description='Where it was read. "place": at its place. "sentence": at another place of the sentence. '
+        '"batch": in another sentence of the batch. Tokens of an original are looked for in the reconstruction. '
+        "Other tokens are looked for in the original."
     )
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        """Raise ValueError unless there is one reading for each token."""
-        if len(self.pieces) != len(self.read):
-            raise ValueError("one entry of `read` for each of `pieces`")
-        return self
+
+Sentence = tuple[Token, ...]
+"""The tokens of one sentence, without those that stand for no text."""
 
 
 class Sentences(Part):
-    """Sentences token by token, one for each example."""
+    """Sentences token by token, one for each example. Tokens that stand for no text are left out."""
 
-    original: Many[Sentence] = Field(description="The private sentences.")
-    reconstruction: Many[Sentence] = Field(description="The reconstructions by the adversary.")
-    control: Many[Sentence] = Field(
+    original: Many[Many[Token]] = Field(description="The private sentences.")
+    reconstruction: Many[Many[Token]] = Field(description="The reconstructions by the adversary.")
+    control: Many[Many[Token]] = Field(
         description="The reconstructions by the blind control, from another update. Empty if the control failed."
     )

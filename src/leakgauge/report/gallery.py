@@ -95,7 +95,7 @@ class Example:
         label_right: Whether the attack recovered the label, or None if it recovers none.
         identified: Whether the reconstruction identifies its original, in words. It is empty if this is unknown.
         readings: The columns of a row of a table.
-        lines: Sentence for each side: the original, the reconstruction and the control. Empty for other data.
+        lines: Sentence for each side: the original, the reconstruction and the control.
     """
 
     name: str

@@ -51,9 +51,7 @@ class Line:
 
 def lines(cell: Cell, i: int) -> dict[str, Line]:
     """Return the sentences of example `i` by side: the original, the reconstruction and the control."""
-    if cell.sentences is None:
-        return {}
-    found = {side: line(getattr(cell.sentences, side), i) for side in Sentences.model_fields}
+    found = {side: line(getattr(cell.sentences, side, ()), i) for side in Sentences.model_fields}
     if cell.found[i : i + 1] == (False,):
         # Where nothing was found, the record holds a placeholder.
         found["reconstruction"] = Line([], "nothing was found")
@@ -66,13 +64,11 @@ def line(sentences: Sequence[Sentence], i: int) -> Line:
     """Return sentence `i`, or a line without tokens if it is missing."""
     if i >= len(sentences):
         return Line([], "no sentence")
-    sentence = sentences[i]
-    if not sentence.pieces:
+    if not sentences[i]:
         return Line([], "no tokens")
-    pairs = zip(sentence.read, sentence.pieces, strict=True)
     spans = [
-        span(read, [piece for _, piece in group])
-        for read, group in groupby(pairs, key=lambda pair: pair[0])
+        span(read, [token.text for token in group])
+        for read, group in groupby(sentences[i], key=lambda token: token.read)
     ]
     return Line([replace(spans[0], before=""), *spans[1:]])
 
