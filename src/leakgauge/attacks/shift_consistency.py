@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from leakgauge.analytic.convolutions.fitted_update import in_model_type
 from leakgauge.analytic.convolutions.gradient_below import GradientBelow, gradient_below
 from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
 from leakgauge.analytic.convolutions.joint_descent import told_labels
+from leakgauge.analytic.convolutions.linear_start import LinearStart
 from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
 from leakgauge.analytic.convolutions.observed import (
     draws_at_random,
@@ -49,7 +50,7 @@ from leakgauge.core import (
     Status,
     unit_shape,
 )
-from leakgauge.core.pulse import Pulse
+from leakgauge.core.pulse import Beat, Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.training.local_steps import as_one_gradient
@@ -189,7 +190,7 @@ class ShiftConsistency(BaseAttack):
         descent.run()
         if errors is None and not mixes(problem.network):
             rough = seeds.generator("rough")
-            descend_below_pools(descent, partial(rough_values, observation, problem, rough))
+            descend_below_pools(descent, partial(rough_values, observation, problem, rough, pulse))
         notes = (found.note, *describe(descent), *unread_note(problem))
         unique = tells_the_input(observation, problem, descent)
         labels = partial(told_labels, problem, found, descent)
@@ -242,15 +243,25 @@ class ShiftConsistency(BaseAttack):
 
 
 def rough_values(
-    observation: Observation, problem: Problem, generator: torch.Generator, node: fx.Node
-) -> Tensor:
-    """Return the values of a node for random images."""
-    shape = (problem.count, *unit_shape(observation.domain))
-    draws = torch.randn(shape, generator=generator, dtype=torch.float64)
-    unit = (0.5 + ROUGH * draws).clamp(0, 1)
-    with torch.no_grad():
-        given = {problem.network.entry: observation.domain.from_unit(unit)}
-        return problem.network.evaluate([node], given)[node]
+    observation: Observation,
+    problem: Problem,
+    generator: torch.Generator,
+    beat: Beat,
+    node: fx.Node,
+    behind: fx.Node,
+    known: Tensor,
+) -> Iterator[Tensor]:
+    """Yield rough values of a node: what known values behind it tell, and those of random images."""
+    network, enter = problem.network, observation.domain.from_unit
+    shape = tuple(unit_shape(observation.domain))
+    told = LinearStart(network, enter, shape, generator, beat).value(node, behind, known)
+    if told is not None:
+        yield told
+    while True:
+        draws = torch.randn((problem.count, *shape), generator=generator, dtype=torch.float64)
+        unit = (0.5 + ROUGH * draws).clamp(0, 1)
+        with torch.no_grad():
+            yield network.evaluate([node], {network.entry: enter(unit)})[node]
 
 
 def conclude(

@@ -75,4 +75,4 @@ def gradient_below(descent: Descent) -> GradientBelow | None:
     if descent.known.count > 1 or descent.errors is not None:
         return None
     found = pool_at_the_end(descent)
-    return None if found is None else GradientBelow(found[0].source, found[1])
+    return None if found is None else GradientBelow(found.layer.source, found.pooled)

@@ -6,8 +6,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, fx
@@ -23,13 +24,13 @@ from leakgauge.analytic.convolutions.pools import read_below
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
 from leakgauge.core import Inapplicable
 
-STARTS = 3
+STARTS = 2
 """Largest number of starts."""
 LARGEST = 2304
 """Largest number of unknowns of one channel, over the batch, for which places are sought."""
 
-Rough = Callable[[fx.Node], Tensor]
-"""Map from a node to rough values `(B, ...)`, such as those of random images. They differ from call to call."""
+Rough = Callable[[fx.Node, fx.Node, Tensor], Iterator[Tensor]]
+"""Map from a convolution's input, a pool's output and its values `(B, O, W)` to rough inputs `(B, ...)`, one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,25 +52,40 @@ class PoolPath:
     output: fx.Node
 
 
+@dataclass(frozen=True, eq=False)
+class PoolEnd:
+    """The max pool at which a descent ended.
+
+    Args:
+        layer: The convolution in front of it.
+        output: The node of the pool's known output, perhaps behind a ReLU.
+        pooled: What is known of both.
+    """
+
+    layer: Convolution
+    output: fx.Node
+    pooled: Pooled
+
+
 def descend_below_pools(descent: Descent, rough: Rough) -> None:
     """Go on with a descent that ended at a max pool, as long as the places of the maxima are found.
 
     Args:
         descent: A descent that ended.
-        rough: Rough values of the unknown inputs. Random images are enough.
+        rough: Rough values of the unknown inputs. The first ones are tried first.
     """
     while True:
-        found = pool_at_the_end(descent)
-        if found is None:
+        end = pool_at_the_end(descent)
+        if end is None:
             return
-        layer, pooled = found
+        layer, pooled = end.layer, end.pooled
         reason = _refusal(pooled)
         if reason is not None:
             descent.stopped = f"{layer.name}: {reason}"
             return
         solved: Solved | Inapplicable = Inapplicable("no start")
-        for _ in range(STARTS):
-            solved = read_below(pooled, rough(layer.source).flatten(2), beat=descent.beat)
+        for start in islice(rough(layer.source, end.output, pooled.value), STARTS):
+            solved = read_below(pooled, start.flatten(2), beat=descent.beat)
             if not isinstance(solved, Inapplicable):
                 break
         if isinstance(solved, Inapplicable):
@@ -126,7 +142,7 @@ def why_not_sought(
     return None
 
 
-def pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
+def pool_at_the_end(descent: Descent) -> PoolEnd | None:
     """Return the first convolution whose input is not known, if a max pool with a known signal follows it."""
     known = descent.known
     for source, layers in descent.groups():
@@ -134,10 +150,7 @@ def pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
             continue
         (layer, *others) = layers
         path = None if others or layer.groups > 1 else path_to_pool(known, layer)
-        pooled = (
-            None if path is None else _pooled(known, layer, path, descent.gradients[layer.name])
-        )
-        return None if pooled is None else (layer, pooled)
+        return None if path is None else _end(known, layer, path, descent.gradients[layer.name])
     return None
 
 
@@ -168,9 +181,7 @@ def _only_user(network: Network, node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def _pooled(
-    known: Propagation, layer: Convolution, path: PoolPath, dweight: Tensor
-) -> Pooled | None:
+def _end(known: Propagation, layer: Convolution, path: PoolPath, dweight: Tensor) -> PoolEnd | None:
     """Return what is known of a max pool, or None if its output, its signal or its form is not known."""
     after = _only_user(known.network, path.output)
     if known.value(path.output) is None and after is not None and is_relu(after):
@@ -180,7 +191,7 @@ def _pooled(
     windows = windows_of(path.pool)
     if value is None or signal is None or windows is None or not bool(path.factor.all()):
         return None
-    return Pooled(
+    pooled = Pooled(
         geometry=layer.geometry,
         weight=layer.weight.flatten(2),
         dweight=dweight.flatten(2),
@@ -192,3 +203,4 @@ def _pooled(
         rectified=path.rectified,
         positive=is_rectified(layer.source),
     )
+    return PoolEnd(layer, path.output, pooled)
