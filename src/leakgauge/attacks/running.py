@@ -38,6 +38,8 @@ from leakgauge.inversion.search.claims import copy_for_attack, judge, require_so
 
 EXACT = 1e-5
 """Residual at which only the rounding error of a float32 update is left. Smaller residuals are not compared."""
+COMMON = 4
+"""Fewest attacks whose common reason stands in one line."""
 FAILURES = (AttackError, ModelError, ProbeError)
 """Errors that end one attack on a user's model. The other attacks still run."""
 
@@ -104,7 +106,7 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
 
 def plan_all(entries: Sequence[Entry], observation: Observation) -> tuple[list[Able], list[str]]:
     """Return the attacks that can run on an observation, and why the others cannot."""
-    able, refusals = list[Able](), list[str]()
+    able, refusals = list[Able](), list[tuple[str, str]]()
     for entry in entries:
         known = is_our_object(entry)
         try:
@@ -112,14 +114,33 @@ def plan_all(entries: Sequence[Entry], observation: Observation) -> tuple[list[A
                 attack, plan = entry.plan(observation if known else copy_for_attack(observation))
         except FAILURES as error:
             reason = " ".join(str(error).split())
-            refusals.append(f"{title_of(entry.attack)}: its check failed: {reason}")
+            refusals.append((title_of(entry.attack), f"its check failed: {reason}"))
             continue
         if isinstance(plan, Inapplicable):
-            refusals.append(f"{title_of(attack)}: {plan.reason}")
+            refusals.append((title_of(attack), str(plan.reason)))
         else:
             source = attack if known else entry
             able.append(Able(title_of(attack), attack, plan, source, entry))
-    return able, refusals
+    return able, in_lines(refusals)
+
+
+def in_lines(refusals: Sequence[tuple[str, str]]) -> list[str]:
+    """Return one line for each attack that cannot run, or one for all attacks with a common reason.
+
+    Args:
+        refusals: The name of each attack, and the reason why it cannot run.
+    """
+    groups: dict[str, list[str]] = {}
+    for title, reason in refusals:
+        groups.setdefault(reason, []).append(title)
+    found = []
+    for reason, titles in groups.items():
+        if len(titles) < COMMON:
+            found += [f"{title}: {reason}" for title in titles]
+        else:
+            shown, rest = titles[: COMMON - 1], len(titles) - COMMON + 1
+            found.append(f"{', '.join(shown)} and {rest} more: {reason}")
+    return found
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leakgauge.core import Domain
+from leakgauge.core import Domain, TextDomain
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch
 from leakgauge.threats.likeness import ALIKE, Likeness
@@ -23,6 +23,8 @@ TELLING = 8
 """Fewest distinct values of a batch of short examples that is recognized."""
 ORDERED = 4
 """Fewest examples whose order or targets can be recognized. Fewer agree by chance."""
+WORDS = 4
+"""Fewest tokens of a text that is recognized in a string."""
 CHUNK = 1 << 22
 """Most values that are compared at once."""
 
@@ -38,6 +40,7 @@ class Secrets(Summarized):
         batches: Whole batches of short examples, as vectors.
         targets: Whole targets, as vectors.
         orders: Orders (B,) in which examples are visited.
+        sentences: Texts of examples that are sequences of tokens.
     """
 
     memory: frozenset[int]
@@ -46,6 +49,7 @@ class Secrets(Summarized):
     batches: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
     orders: tuple[Tensor, ...]
+    sentences: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -79,10 +83,13 @@ class Secrets(Summarized):
                         scalable.append(inputs)
             for form in forms:
                 flat = form.double().flatten(1)
-                if flat.shape[1] >= LONG:
+                if flat.shape[1] >= LONG and form.is_floating_point():
                     rows.setdefault(flat.shape[1], []).append(flat[spread(flat) > 0])
-                elif count_distinct(flat) >= TELLING:
+                elif flat.shape[1] < LONG and count_distinct(flat) >= TELLING:
                     whole.append(flat.flatten())
+            # Whole numbers agree by chance far less than measured ones do.
+            for row in sequences(inputs, domain):
+                rows.setdefault(len(row), []).append(row[None])
         targets = [b.targets.detach().flatten() for b in unique if len(b) >= ORDERED]
         visited = [torch.tensor(order) for order in orders if len(order) >= ORDERED]
         return cls(
@@ -92,6 +99,7 @@ class Secrets(Summarized):
             batches=tuple(whole),
             targets=tuple(t for t in targets if not is_predictable(t)),
             orders=tuple(t for t in visited if not is_predictable(t)),
+            sentences=tuple(text for batch in unique for text in texts_of(batch, domain)),
         )
 
     def find_in(self, value: Any, *, learned: bool = False) -> str | None:
@@ -107,6 +115,8 @@ class Secrets(Summarized):
             return None
         if isinstance(value, Tensor) and self.shares_memory(value):
             return "memory of the private batch"
+        if isinstance(value, str) and any(text in value for text in self.sentences):
+            return "the text of an example of the private batch"
         for tensor in vectors(value):
             found = self._find_in_vector(tensor, learned=learned)
             if found is not None:
@@ -233,6 +243,27 @@ def spread(rows: Tensor) -> Tensor:
 def count_distinct(values: Tensor) -> int:
     """Return the number of different values."""
     return len(set(values.flatten().tolist()))
+
+
+def sequences(inputs: Tensor, domain: Domain) -> list[Tensor]:
+    """Return sequences of whole numbers, with and without their padding. Those that say too little are left out."""
+    if inputs.is_floating_point():
+        return []
+    rows = list(inputs.double().flatten(1))
+    if isinstance(domain, TextDomain):
+        rows += [
+            row[:size] for row, size in zip(rows, domain.lengths(inputs).tolist(), strict=True)
+        ]
+    return [row for row in rows if count_distinct(row) >= TELLING and not is_predictable(row)]
+
+
+def texts_of(batch: Batch, domain: Domain) -> list[str]:
+    """Return the texts of a batch. Those of few tokens or few characters are left out."""
+    if not isinstance(domain, TextDomain) or not domain.pieces:
+        return []
+    spoken = [text for text in map(domain.parts, batch.inputs) if sum(map(bool, text)) >= WORDS]
+    texts = ["".join(parts).strip() for parts in spoken]
+    return [text for text in texts if len(text) >= LONG]
 
 
 def is_predictable(values: Tensor) -> bool:
