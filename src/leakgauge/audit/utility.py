@@ -65,7 +65,17 @@ class Utility(Summarized):
         return Federation(**{each.name: getattr(self, each.name) for each in fields(Federation)})
 
     def check(self, case: str, data: Dataset) -> None:
-        """Raise DataError if training or test data differ from `data` in domain or classes, or examples are too few."""
+        """Raise DataError if training or test data differ from `data` in domain or classes, or examples are too few.
+
+        It is also raised for data of one class, such as text for a language model: its accuracy says nothing.
+        """
+        if data.classes == 1:
+            raise DataError(
+                f"case {case!r}, utility",
+                expected="data with at least two classes, since the cost is measured in accuracy",
+                found=f"{data.name!r} with one class",
+                remedy='leave utility out, or use labels: task = "classification"',
+            )
         for name, part in (("train", self.train), ("test", self.test)):
             if part is not None and (part.domain, part.classes) != (data.domain, data.classes):
                 raise DataError(

@@ -135,7 +135,7 @@ def check_real(inputs: Tensor, what: str) -> None:
     if not inputs.is_floating_point():
         raise DataError(
             what,
-            expected="examples of real numbers",
+            expected="examples of real numbers: whole numbers, such as tokens, cannot be mixed or moved",
             found=f"{inputs.dtype}",
             remedy="choose another defense for this data",
         )

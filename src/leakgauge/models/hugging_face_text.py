@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import nn
@@ -97,7 +99,7 @@ def hugging_face_text(
         )
     library = transformers()
     auto = getattr(library, _HEADS[task])
-    with seeded(seed):
+    with seeded(seed), quiet():
         if folder is not None:
             network = loaded(auto, folder, text, classes if task == "classification" else None)
         else:
@@ -129,6 +131,8 @@ def _config(
 ) -> Any:
     """Return the configuration of a network with random weights."""
     shared = {"vocab_size": text.vocabulary, "num_labels": classes, "pad_token_id": text.pad}
+    # The defaults are tokens of the family's own vocabulary.
+    shared |= {"bos_token_id": None, "eos_token_id": None}
     if family == "gpt2":
         sizes = {"n_embd": dim, "n_layer": depth, "n_head": heads, "n_positions": text.length}
     else:
@@ -140,6 +144,23 @@ def _config(
             "max_position_embeddings": text.length,
         }
     return getattr(library, _CONFIGS[family])(**shared, **sizes)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers inside the block: progress bars, deprecations, and the table of a head's new weights."""
+    logs = transformers().utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()
 
 
 def loaded(auto: Any, folder: str, text: TextDomain, classes: int | None) -> Any:
