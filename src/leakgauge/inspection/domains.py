@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from leakgauge.core import Domain, ImageDomain, SpecificationError
+from leakgauge.core import Domain, ImageDomain, SpecificationError, TextDomain
 from leakgauge.core.ranges import Count, check_argument
 
 MOST_NUMBERS = 2**22
@@ -39,37 +38,6 @@ class Numbers:
         return unit
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Sequences of tokens, as whole numbers below the size of a vocabulary.
-
-    Args:
-        shape: Shape of one example, its length (T,).
-        vocabulary: Number of tokens V.
-    """
-
-    shape: tuple[int, ...]
-    vocabulary: int
-
-    @property
-    def kind(self) -> str:
-        """The word "tokens"."""
-        return "tokens"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of a token."""
-        return torch.int64
-
-    def to_unit(self, inputs: Tensor) -> Tensor:
-        """Return numbers in [0, 1) for tokens."""
-        return inputs / self.vocabulary
-
-    def from_unit(self, unit: Tensor) -> Tensor:
-        """Return the tokens of numbers in [0, 1]."""
-        return (unit * self.vocabulary).long().clamp_max(self.vocabulary - 1)
-
-
 def domain_of(shape: Sequence[int] | Domain, vocabulary: int | None) -> Domain:
     """Return the domain of examples of a shape. Three sizes are those of an image.
 
@@ -90,10 +58,22 @@ def domain_of(shape: Sequence[int] | Domain, vocabulary: int | None) -> Domain:
             remedy="give, for example, 3,32,32 for color images of 32 x 32 pixels",
         )
     if vocabulary is not None:
-        return Tokens(tuple(sizes), vocabulary)
+        return _text(sizes, vocabulary)
     if len(sizes) == 3:
         return ImageDomain(*sizes)
     return Numbers(tuple(sizes))
+
+
+def _text(sizes: Sequence[int], vocabulary: int) -> TextDomain:
+    """Return the domain of sequences of tokens. Raise SpecificationError unless the shape is one length."""
+    if len(sizes) != 1:
+        raise SpecificationError(
+            "shape",
+            expected="the number of tokens of one sequence, such as 32, since a vocabulary is given",
+            found=repr(tuple(sizes)),
+            remedy="give one size, or leave the vocabulary out",
+        )
+    return TextDomain(vocabulary, sizes[0])
 
 
 def _product(sizes: Sequence[int]) -> int:
