@@ -14,19 +14,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leakgauge import data, models
-from leakgauge.core import Column, Domain, ImageDomain, ModelError, TableDomain
+from leakgauge.core import Column, Domain, ImageDomain, ModelError, TableDomain, TextDomain
 
 CIFAR = ImageDomain(3, 32, 32)
 GRAY = ImageDomain(1, 8, 8)
 TABLE = TableDomain((Column("age", 0, 100), Column("weight", 40, 60), Column("code", 1, 2)))
-IMAGE_BUILDERS = [getattr(models, name) for name in models.BUILDERS if name != "mlp"]
+TEXT = TextDomain(40, 6, pad=0)
+TOKENS = torch.tensor([[3, 4, 5, 0, 0, 0], [9, 8, 7, 6, 5, 4]])
+TEXT_BUILDERS = ("hugging_face_text", "transformer")
+IMAGE_BUILDERS = [
+    getattr(models, name) for name in models.BUILDERS if name not in ("mlp", *TEXT_BUILDERS)
+]
 DEPTHS = (20, 32, 44, 56)
 
 
 def builder_of(name: str) -> Any:
     """Return the builder. Skip the test if a package that it needs is not installed."""
-    if name == "hugging_face_vit":
-        pytest.importorskip("transformers", reason="the extra `vision` is not installed")
+    if name in ("hugging_face_vit", "hugging_face_text"):
+        pytest.importorskip("transformers", reason="no transformers")
     return getattr(models, name)
 
 
@@ -49,9 +54,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize("name", models.BUILDERS)
 def test_builders_give_logits_in_eval_mode(name: str) -> None:
-    model = models.build(builder_of(name), CIFAR, 7)
+    domain, inputs = (TEXT, TOKENS) if name in TEXT_BUILDERS else (CIFAR, rand(2, 3, 32, 32))
+    model = models.build(builder_of(name), domain, 7)
     assert not any(module.training for module in model.modules())
-    assert model(rand(2, 3, 32, 32)).shape == (2, 7)
+    assert model(inputs).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +170,12 @@ def test_cifar_shortcuts_subsample_and_pad_with_zeros() -> None:
 
 @pytest.mark.parametrize("name", models.BUILDERS)
 def test_seeds_reproduce_and_the_global_generator_is_left_alone(name: str) -> None:
-    builder = builder_of(name)
+    builder, domain = builder_of(name), TEXT if name in TEXT_BUILDERS else CIFAR
     before = torch.random.get_rng_state()
-    first = models.build(builder, CIFAR, 3, seed=5)
-    again = models.build(builder, CIFAR, 3, seed=5)
-    other = models.build(builder, CIFAR, 3, seed=6)
-    direct = builder(CIFAR, 3, seed=5)
+    first = models.build(builder, domain, 3, seed=5)
+    again = models.build(builder, domain, 3, seed=5)
+    other = models.build(builder, domain, 3, seed=6)
+    direct = builder(domain, 3, seed=5)
     assert torch.equal(before, torch.random.get_rng_state())
     assert same(first, again)
     assert same(first, direct)
@@ -199,6 +205,9 @@ def test_build_takes_a_users_own_factories() -> None:
     ("call", "words"),
     [
         *((lambda b=b: b(TABLE, 2), "expected images") for b in IMAGE_BUILDERS),
+        (lambda: models.transformer(CIFAR, 2), "a domain of text"),
+        (lambda: models.transformer(TEXT, 2, dim=10, heads=3), "heads that divide dim"),
+        (lambda: models.hugging_face_text(CIFAR, 2), "a domain of text"),
         (lambda: models.convnet(GRAY, 2), "at least 9x9"),
         (lambda: models.lenet(GRAY, 2, activation="swish"), "swish"),
         (lambda: models.mlp(GRAY, 2, activation="swish"), "sigmoid, relu, tanh, gelu"),
