@@ -62,12 +62,13 @@ def client(
     defense: lg.Defense | None = None,
     classes: int = 4,
     training: lg.LocalTraining | None = None,
+    domain: lg.Domain | None = None,
 ) -> lg.Client:
-    """A client on 8x8 gray images."""
+    """A client on 8x8 gray images, or on examples of another domain."""
     return lg.Client(
         model=model,
         loss=functional.cross_entropy,
-        domain=lg.ImageDomain(1, 8, 8),
+        domain=lg.ImageDomain(1, 8, 8) if domain is None else domain,
         classes=classes,
         defense=defense,
         training=training or lg.FedSGD(),
@@ -80,6 +81,24 @@ def images(count: int, *, seed: int = 0, classes: int = 4) -> lg.Batch:
     return lg.Batch(
         torch.rand((count, 1, 8, 8), generator=generator), torch.arange(count) % classes
     )
+
+
+TEXT = lg.TextDomain(30, 6, pad=0)
+"""Sentences of up to six tokens."""
+
+
+def sentences(count: int, *, seed: int = 0, classes: int = 4) -> lg.Batch:
+    """Random sentences of three to six tokens with labels 0, 1, 2, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 30, (count, 6), generator=generator)
+    for row, length in zip(tokens, (5, 3, 6) * count, strict=False):
+        row[length:] = 0
+    return lg.Batch(tokens, torch.arange(count) % classes)
+
+
+def domain_of(batch: lg.Batch) -> lg.Domain:
+    """The domain of a batch of `images` or of `sentences`."""
+    return lg.ImageDomain(1, 8, 8) if batch.inputs.is_floating_point() else TEXT
 
 
 def trained(model: nn.Module, training: lg.FedAvg, batch: lg.Batch) -> nn.Module:
@@ -117,7 +136,7 @@ def observe() -> Callable[..., lg.Observation]:
         training: lg.LocalTraining | None = None,
         **granted: bool,
     ) -> lg.Observation:
-        trained = client(model, defense=under, training=training)
+        trained = client(model, defense=under, training=training, domain=domain_of(batch))
         return lg.Server(**granted).observe(trained, batch, seeds=lg.Seeds(7))
 
     return make

@@ -27,7 +27,7 @@ def seen_by(case: AttackCase, batch: lg.Batch, observe: Observe, **granted: bool
 def remedy_of(case: AttackCase, batch_size: int, observe: Observe) -> str | None:
     """Return what to do if the attack cannot run on its own case, or None if it can."""
     try:
-        reason = refusal(case.attack, seen_by(case, images(batch_size), observe))
+        reason = refusal(case.attack, seen_by(case, case.batch(batch_size), observe))
     except lg.LeakGaugeError as error:
         return case.refused(error)
     return None if reason is None or not case.made_for(batch_size) else case.refused(reason)
@@ -65,7 +65,7 @@ def test_an_attack_without_a_case_is_tried_with_its_defaults(
 @pytest.mark.parametrize("batch_size", [1, 3])
 class TestContract:
     def run(self, case: AttackCase, batch_size: int, observe: Observe) -> lg.Reconstruction:
-        observation = seen_by(case, images(batch_size), observe)
+        observation = seen_by(case, case.batch(batch_size), observe)
         reason = refusal(case.attack, observation)
         if reason is not None:
             assert not case.made_for(batch_size), case.refused(reason)
@@ -82,7 +82,7 @@ class TestContract:
 
     def test_shapes_and_range(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
         guess = self.run(case, batch_size, observe)
-        assert guess.inputs.shape == (batch_size, 1, 8, 8)
+        assert guess.inputs.shape == case.batch(batch_size).inputs.shape
         assert guess.found.shape == (batch_size,)
         assert torch.isfinite(guess.inputs).all()
         assert not guess.inputs.requires_grad
@@ -104,7 +104,7 @@ class TestContract:
     def test_leaves_the_observed_model_alone(
         self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
-        observation = seen_by(case, images(batch_size), observe)
+        observation = seen_by(case, case.batch(batch_size), observe)
         if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
         before = copy.deepcopy(observation.model.state_dict())
@@ -121,14 +121,14 @@ class TestContract:
     def test_never_sees_the_truth(
         self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
-        batch = images(batch_size)
+        batch = case.batch(batch_size)
         observation = seen_by(case, batch, observe)
         if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
         expected = case.attack(observation, seeds=lg.Seeds(3))
-        poisoned = images(batch_size)
+        poisoned = case.batch(batch_size)
         observation = seen_by(case, poisoned, observe)
-        poisoned.inputs.fill_(float("nan"))
+        poisoned.inputs.fill_(float("nan") if poisoned.inputs.is_floating_point() else 1)
         poisoned.targets.fill_(0)
         found = case.attack(observation, seeds=lg.Seeds(3))
         assert torch.equal(expected.inputs, found.inputs)
@@ -137,7 +137,7 @@ class TestContract:
             assert torch.equal(expected.targets, found.targets)
 
     def test_tells_its_progress(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
-        observation = seen_by(case, images(batch_size), observe)
+        observation = seen_by(case, case.batch(batch_size), observe)
         if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
         moments: list[lg.core.Moment] = []
@@ -151,7 +151,7 @@ class TestContract:
     def test_refuses_without_the_knowledge_that_it_needs(
         self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
-        observation = seen_by(case, images(batch_size), observe, batch_size=False)
+        observation = seen_by(case, case.batch(batch_size), observe, batch_size=False)
         with pytest.raises(lg.KnowledgeError, match="batch_size"):
             case.attack(observation, seeds=lg.Seeds(3))
 

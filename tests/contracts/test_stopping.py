@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import client, images, mlp, planned
+from conftest import client, domain_of, mlp, planned
 from support.attack_cases import ATTACK_CASES, LOCAL, AttackCase
 from torch import Tensor, nn
 
@@ -31,9 +31,13 @@ class Restless(nn.Module):
 
 
 def observed(case: AttackCase, model: nn.Module, **granted: bool) -> lg.Observation:
-    owner = client(model, classes=4, defense=case.defense, training=case.training or lg.FedSGD())
+    batch = case.batch(case.batch_sizes[-1])
+    training = case.training or lg.FedSGD()
+    owner = client(
+        model, classes=4, defense=case.defense, training=training, domain=domain_of(batch)
+    )
     server = lg.Server(defense=case.defense is not None, **granted)
-    return server.observe(owner, images(case.batch_sizes[-1]), seeds=lg.Seeds(5))
+    return server.observe(owner, batch, seeds=lg.Seeds(5))
 
 
 @cache
@@ -55,7 +59,7 @@ def stopped(plan: lg.Plan, at: Callable[[lg.Moment], bool]) -> lg.Reconstruction
 
 
 def check(observation: lg.Observation, plan: lg.Plan, found: lg.Reconstruction) -> None:
-    assert found.inputs.shape == (observation.batch_size, 1, 8, 8)
+    assert found.inputs.shape == (observation.batch_size, *observation.domain.shape)
     assert found.inputs.isfinite().all()
     assert found.found.shape == (observation.batch_size,)
     assert found.targets is None or found.targets.shape == (observation.batch_size,)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from conftest import TEXT, images, sentences
 from torch import nn
 
 import leakgauge as lg
@@ -26,6 +27,11 @@ def transformer() -> nn.Module:
     domain = lg.ImageDomain(1, 8, 8)
     options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
     return lg.models.build(lg.models.vit, domain, 4, **options)
+
+
+def reader() -> nn.Module:
+    """Return a network on sentences of `conftest.TEXT`, with four classes."""
+    return lg.models.transformer(TEXT, 4, dim=16, depth=1)
 
 
 def convolutional(classes: int = 4, *, stride: int = 2, padding_mode: str = "zeros") -> nn.Module:
@@ -56,6 +62,7 @@ class AttackCase:
         training: The local training. None if the update is one gradient.
         batch_sizes: Batch sizes that the attack must handle: 1, 2, or both. 2 stands for larger batches, too.
         network: Builds the network. None for an MLP.
+        batch: Builds the private batch of a size.
     """
 
     attack: lg.BaseAttack
@@ -63,6 +70,7 @@ class AttackCase:
     training: lg.LocalTraining | None = None
     batch_sizes: tuple[int, ...] = (1, 2)
     network: Callable[[], nn.Module] | None = None
+    batch: Callable[[int], lg.Batch] = images
 
     @property
     def name(self) -> str:
@@ -134,6 +142,12 @@ def configured(budget: int) -> list[AttackCase]:
         AttackCase(A.Spear(rounds=2 * budget, samples=16, steps=5)),
         AttackCase(A.SpearPlusPlus(rounds=2 * budget, starts=4, steps=5)),
         AttackCase(A.SurrogateModel(attack=matching, stages=1), training=LOCAL, batch_sizes=two),
+        AttackCase(
+            A.LAMP(steps=steps, starts=2, tries=2, period=1), network=reader, batch=sentences
+        ),
+        AttackCase(A.TAG(steps=steps), network=reader, batch=sentences),
+        AttackCase(A.TIGER(steps=steps), network=reader, batch=sentences),
+        AttackCase(A.TextDLG(steps=budget), network=reader, batch=sentences),
         AttackCase(A.TransformationInversion(attack=matching, steps=steps), D.ATS()),
     ]
 

@@ -20,6 +20,7 @@ from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inpainting import Inpainting
 from leakgauge.attacks.instahide_decoding import InstaHideDecoding
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.lamp import LAMP
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.mixup_decoding import MixupDecoding
 from leakgauge.attacks.one_gradient import OneGradient
@@ -34,13 +35,19 @@ from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 from leakgauge.attacks.surrogate_model import SurrogateModel
+from leakgauge.attacks.tag import TAG
+from leakgauge.attacks.text_dlg import TextDLG
+from leakgauge.attacks.tiger import TIGER
 from leakgauge.attacks.transformation_inversion import TransformationInversion
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 
 __all__ = [
     "DLG",
     "IDLG",
+    "LAMP",
     "RGAP",
+    "TAG",
+    "TIGER",
     "April",
     "AprilMatching",
     "Auto",
@@ -70,6 +77,7 @@ __all__ = [
     "Spear",
     "SpearPlusPlus",
     "SurrogateModel",
+    "TextDLG",
     "TransformationInversion",
     "VanishingPrior",
 ]

@@ -9,6 +9,7 @@
 - The restarts may be halved on the way, or held together by a `Consensus`.
 """
 
+from leakgauge.inversion.descents.adam import Adam, MovingAdam
 from leakgauge.inversion.descents.descent import Descent, SignedAdam
 from leakgauge.inversion.descents.gauss_newton import GaussNewton
 from leakgauge.inversion.descents.langevin import LangevinAdam
@@ -35,6 +36,7 @@ from leakgauge.inversion.objectives.objective import (
 from leakgauge.inversion.objectives.patches import PatchBorders
 from leakgauge.inversion.objectives.priors import Energy, InRange, Orthogonality, Smoothness
 from leakgauge.inversion.objectives.rounding import RandomRounding
+from leakgauge.inversion.objectives.sentences import EmbeddingNorm, LayerCosine, SpanDistance
 from leakgauge.inversion.objectives.statistics import BatchStatistics
 from leakgauge.inversion.objectives.variation import (
     VARIATIONS,
@@ -66,6 +68,7 @@ __all__ = [
     "L2",
     "LBFGS",
     "VARIATIONS",
+    "Adam",
     "Affine",
     "BalancedL2",
     "BatchStatistics",
@@ -76,6 +79,7 @@ __all__ = [
     "DeepPrior",
     "Descent",
     "Direct",
+    "EmbeddingNorm",
     "Energy",
     "FeatureMatch",
     "FeatureStatistics",
@@ -90,15 +94,18 @@ __all__ = [
     "Labels",
     "LangevinAdam",
     "LastLayer",
+    "LayerCosine",
     "LayerNorms",
     "LeastSquares",
     "Logarithm",
+    "MovingAdam",
     "Orthogonality",
     "Parametrization",
     "PatchBorders",
     "RandomRounding",
     "SignedAdam",
     "Smoothness",
+    "SpanDistance",
     "Spectral",
     "StepSchedule",
     "TensorCosine",

@@ -281,7 +281,8 @@ def _is_used_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: T
 
     hook = layer.register_forward_hook(without_slope, with_kwargs=True)
     try:
-        output = output_of(model, inputs.detach().requires_grad_())
+        # Tokens are whole numbers, which have no gradient.
+        output = output_of(model, inputs.detach().requires_grad_(inputs.is_floating_point()))
     finally:
         hook.remove()
     held = [p for p in layer.parameters() if p.requires_grad]

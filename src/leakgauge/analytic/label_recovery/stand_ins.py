@@ -141,7 +141,9 @@ def features_of(observation: Observation, head: Head, inputs: Tensor) -> Tensor:
     hook = observation.model.get_submodule(head.name).register_forward_pre_hook(note)
     try:
         with torch.no_grad():
-            for some in torch.split(inputs.to(like), 64):
+            # Tokens stay whole numbers.
+            given = inputs.to(like) if inputs.is_floating_point() else inputs.to(like.device)
+            for some in torch.split(given, 64):
                 stateless(observation.model, trainable(observation.model), some)
     finally:
         hook.remove()

@@ -80,8 +80,10 @@ class Restart:
     def receive(self, evaluation: Evaluation) -> None:
         """Answer the request: keep the iterate if it is the best, and get the next request."""
         assert self.request is not None, "a restart that has ended has no request"
-        variables, progress = self.request
-        evaluation = evaluation if self.pull is None else self.pull.add_to(evaluation, variables)
+        variables, progress = self.request.variables, self.request.progress
+        # A value without a slope only compares moves, which leave the penalty out.
+        if self.pull is not None and evaluation.gradient:
+            evaluation = self.pull.add_to(evaluation, variables)
         self.evaluations += 1
         self.finite = self.finite and math.isfinite(evaluation.value)
         weights = (*self.problem.weights(progress), self.pull)
@@ -125,11 +127,11 @@ class Restart:
             return True
         return False
 
-    def value_alone(self, variables: Variables) -> float:
-        """Return the objective at its last weights, without any penalty of a group."""
+    def value_alone(self, variables: Variables, progress: float = 1.0) -> float:
+        """Return the objective at a progress, the last one by default, without any penalty of a group."""
         problem = self.problem
         simulate = simulator(problem.observation, create_graph=False)
-        return float(problem.value(variables, problem.weights(1.0), simulate).detach())
+        return float(problem.value(variables, problem.weights(progress), simulate).detach())
 
     def _next(self, evaluation: Evaluation | None) -> None:
         """Send an evaluation to the descent, and keep its next request or its ending."""

@@ -148,9 +148,13 @@ class Running:
     def evaluate_alone(self, restart: Restart, step: BuiltStep) -> None:
         """Evaluate one restart once, with its own labels."""
         assert restart.request is not None, "a restart that has ended has no request"
-        with self.arithmetic(restart.request.progress):
-            value, gradient = replace(step, problem=restart.problem)(*restart.request)
-        restart.receive(Evaluation(float(value), gradient))
+        variables, progress, slope = restart.request
+        with self.arithmetic(progress):
+            if slope:
+                value, gradient = replace(step, problem=restart.problem)(variables, progress)
+                restart.receive(Evaluation(float(value), gradient))
+            else:
+                restart.receive(Evaluation(restart.value_alone(variables, progress), ()))
         self.count(1)
 
     def arithmetic(self, progress: float) -> AbstractContextManager[None]:
