@@ -31,7 +31,7 @@ def transformer() -> nn.Module:
 
 def reader() -> nn.Module:
     """Return a network on sentences of `conftest.TEXT`, with four classes."""
-    return lg.models.transformer(TEXT, 4, dim=16, depth=1)
+    return lg.models.transformer(TEXT, 4, dim=32, depth=1)
 
 
 def convolutional(classes: int = 4, *, stride: int = 2, padding_mode: str = "zeros") -> nn.Module:

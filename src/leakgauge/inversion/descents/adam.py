@@ -105,6 +105,11 @@ class MovingAdam(Adam):
     tokens of a sentence in this way.
 
     Args:
+        steps: Number of steps, at least 1.
+        lr: Learning rate, above 0, in units of the variables.
+        decay: Factor, in (0, 1], by which the rate falls every `every` steps.
+        every: Number of steps, at least 1, between two falls of the rate.
+        weight_decay: Decay of the variables in each step, at least 0, in units of the rate.
         propose: Returns changed variables, from the present ones and a source of random numbers.
         judge: What is added to the objective of a proposal, such as the perplexity of its text. The
             default adds nothing.
@@ -113,6 +118,18 @@ class MovingAdam(Adam):
         tries: Number of proposals at a time, at least 0.
         period: Number of steps between proposals, at least 1.
         after: Fraction of the steps before the first proposals, from 0 to 1.
+
+    References:
+        Balunović, Dimitrov, Jovanović, Vechev. LAMP: Extracting Text from Gradients with Language
+        Model Priors. NeurIPS 2022, algorithm 1. arXiv:2202.08827.
+
+    Example:
+        >>> from leakgauge.inversion import MovingAdam
+        >>> def backward(variables, generator):
+        ...     return variables.flip(1)
+        >>> descent = MovingAdam(steps=100, propose=backward, tries=4, period=25, after=0.2)
+        >>> [step for step in range(101) if descent.moves_at(step)]
+        [25, 50, 75, 100]
     """
 
     propose: Propose
