@@ -7,6 +7,7 @@ from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.concealment_matching import ConcealmentMatching
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
+from leakgauge.attacks.dager import DAGER
 from leakgauge.attacks.deep_image_prior import DeepImagePrior
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.dropout_inversion import DropoutInversion
@@ -42,6 +43,7 @@ from leakgauge.attacks.transformation_inversion import TransformationInversion
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 
 __all__ = [
+    "DAGER",
     "DLG",
     "IDLG",
     "LAMP",

@@ -1,1 +1,1 @@
-"""Kernels that recover tokens in closed form or with a proof."""
+"""Kernels that read text from the gradients of transformers: spans of inputs, prefixes, sequences, and their counts."""

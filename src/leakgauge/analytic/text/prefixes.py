@@ -1,0 +1,117 @@
+"""Sequences of a decoder, token by token: a prefix is kept while the next layers read it.
+
+The input of a layer behind the first attention depends, in a decoder, on the tokens up to its
+position. So a prefix is right if its last input lies in the space that the layer's gradient spans.
+
+References:
+    Petrov, Dimitrov, Baader, Müller, Vechev. DAGER: Exact Gradient Inversion for Large Language
+    Models. NeurIPS 2024, section 4, algorithm 1. arXiv:2405.15586.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.analytic.text.first_tokens import FirstTokens
+from leakgauge.analytic.text.readers import capture
+from leakgauge.analytic.text.spans import CLEAR, InputSpace, widest_gap
+from leakgauge.core.pulse import Beat, quiet
+
+CHUNK = 1 << 13
+"""Most tokens of prefixes that run through the model at once."""
+FINE, COARSE = 1e-4, 0.2
+"""A distance below the first is always inside, and one above the second always outside, if the update is exact."""
+MOST = 1 << 15
+"""Most prefixes that are tried at one position."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """The prefixes that the layers read.
+
+    Args:
+        ends: Sequences that have no continuation, each (L',).
+        inner: Prefixes that have one, each (L',). A sequence may also end here.
+        clear: Whether every decision had a gap.
+        most: Largest number of prefixes that were tried at one position.
+    """
+
+    ends: list[Tensor]
+    inner: list[Tensor]
+    clear: bool
+    most: int
+
+
+def read_prefixes(
+    model: nn.Module,
+    first: FirstTokens,
+    spaces: Sequence[InputSpace],
+    *,
+    length: int,
+    width: int,
+    beat: Beat = quiet,
+) -> Prefixes:
+    """Return the sequences whose prefixes lie in the spaces.
+
+    Args:
+        model: A decoder.
+        first: Tokens and positions of the batch.
+        spaces: Spaces of layers that see a prefix, all of them telling.
+        length: Largest number of tokens of a sequence.
+        width: Most prefixes that are kept at one position, the best ones.
+        beat: Called after each chunk.
+    """
+    ends: list[Tensor] = []
+    inner: list[Tensor] = []
+    alive, clear, most = torch.zeros(1, 0, dtype=torch.long), True, 0
+    for place in range(length):
+        options = first.at(place)
+        if not len(options):
+            break
+        tried = torch.cat(
+            [alive.repeat_interleave(len(options), 0), options.repeat(len(alive))[:, None]], 1
+        )[:MOST]
+        most = max(most, len(tried))
+        distances = _last_distances(model, tried, spaces, beat)
+        kept, sure = _accepted(distances, first)
+        clear &= sure
+        if int(kept.sum()) > width:
+            best = distances.topk(width, largest=False).indices
+            kept, clear = torch.zeros_like(kept).index_fill(0, best, True), False
+        parents = torch.arange(len(alive)).repeat_interleave(len(options))[: len(tried)][kept]
+        if place:
+            goes_on = torch.zeros(len(alive), dtype=torch.bool).index_fill(0, parents, True)
+            ends += list(alive[~goes_on])
+            inner += list(alive[goes_on])
+        alive = tried[kept]
+        if not len(alive):
+            break
+    return Prefixes(ends + list(alive), inner, clear, most)
+
+
+def _accepted(distances: Tensor, first: FirstTokens) -> tuple[Tensor, bool]:
+    """Return which prefixes lie inside, and whether there is a clear gap.
+
+    All may lie inside, or none. So the gap is looked for between the distances of the first layer.
+    """
+    low, high = max(FINE, 3 * first.inside), min(COARSE, first.outside / 3)
+    threshold, ratio = widest_gap(distances, min(low, high / CLEAR), high)
+    return distances <= threshold, ratio >= CLEAR
+
+
+def _last_distances(
+    model: nn.Module, prefixes: Tensor, spaces: Sequence[InputSpace], beat: Beat
+) -> Tensor:
+    """Return the largest distance over spaces of the last input of each prefix (N, L')."""
+    names = [space.readers[0].name for space in spaces]
+    found = []
+    for part in torch.split(prefixes, max(1, CHUNK // prefixes.shape[1])):
+        inputs = capture(model, part, names)
+        each = [s.distance(inputs[s.readers[0].name][:, -1]) for s in spaces]
+        found.append(torch.stack(each).amax(0))
+        beat()
+    return torch.cat(found)

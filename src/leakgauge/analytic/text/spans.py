@@ -1,0 +1,120 @@
+"""The space that the inputs of a linear layer span, from its gradient, and the distance of a guess from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.text.readers import Reader
+from leakgauge.core import Observation
+
+ROUNDING = 4.0
+"""Multiple of the rounding error of one entry that a gradient in its own precision may have."""
+CLEAR = 3.0
+"""Least ratio between the smallest distance outside and the largest inside at which a cut is believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputSpace:
+    """The space of the inputs of one or more layers that read the same vectors.
+
+    Args:
+        readers: The layers.
+        basis: Orthonormal rows (R, D), in float64.
+        width: Number of values D of an input.
+        values: Singular values of the gradient, descending, relative to the largest.
+    """
+
+    readers: tuple[Reader, ...]
+    basis: Tensor
+    width: int
+    values: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions R."""
+        return len(self.basis)
+
+    @property
+    def telling(self) -> bool:
+        """Whether the space is smaller than the whole, so that a guess can lie outside."""
+        return 0 < self.rank < self.width
+
+    def distance(self, inputs: Tensor) -> Tensor:
+        """Return the distance of inputs (..., D) from the space, relative to their norms, from 0 to 1."""
+        norm = inputs.norm(dim=-1).clamp_min(1e-30)
+        basis = self.basis.to(inputs)
+        outside = inputs - (inputs @ basis.T) @ basis
+        relative: Tensor = outside.norm(dim=-1) / norm
+        return relative
+
+
+def input_space(observation: Observation, readers: Sequence[Reader]) -> InputSpace:
+    """Return the space of the inputs of readers that share a source.
+
+    Rows of the gradients are divided by the size of their errors, so that rounding, and noise that
+    is known, cut off the smallest singular values.
+    """
+    update = observation.update.tensors
+    slopes = torch.cat([reader.slopes(update) for reader in readers])
+    slopes = slopes[slopes.abs().amax(1) > 0]
+    width = readers[0].width
+    if not len(slopes):
+        return InputSpace(tuple(readers), slopes.new_zeros(0, width), width, slopes.new_zeros(0))
+    values, right = _right_factor(slopes)
+    rank = int((values > _least(observation, slopes, values)).sum())
+    if observation.training.kind == "delta":
+        rank = _gap_rank(values, rank)
+    return InputSpace(tuple(readers), right[:rank], width, values / values[0])
+
+
+def _right_factor(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return singular values and right singular vectors (rows), by a QR factorization first."""
+    # The factor R of a tall matrix has its singular values, and is much smaller.
+    small = torch.linalg.qr(slopes, mode="r")[1] if len(slopes) > slopes.shape[1] else slopes
+    _, values, right = torch.linalg.svd(small, full_matrices=False)
+    return values, right
+
+
+def _least(observation: Observation, slopes: Tensor, values: Tensor) -> float:
+    """Return the singular value below which there is only rounding or known noise."""
+    rows, columns = slopes.shape
+    dtype = next(iter(observation.update.tensors.values())).dtype
+    # Each entry is a sum of terms as large as the row, and is rounded by about that much.
+    sizes = slopes.norm(dim=1) / math.sqrt(columns)
+    rounding = ROUNDING * torch.finfo(dtype).eps * float(sizes.square().mean().sqrt())
+    sigma = rounding
+    noise = observation.noise if observation.training.kind == "gradient" else None
+    if noise is not None:
+        sigma = math.hypot(rounding, noise.std)
+    # The norm of a random matrix of this size.
+    return sigma * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def _gap_rank(values: Tensor, most: int) -> int:
+    """Return the rank in front of the largest ratio of neighboring singular values, at most `most`."""
+    if most < 3:
+        return most
+    logs = values[:most].clamp_min(1e-300).log()
+    drops = logs[:-1] - logs[1:]
+    return 1 + int(drops.argmax())
+
+
+def widest_gap(distances: Tensor, low: float, high: float) -> tuple[float, float]:
+    """Return the middle of the widest interval without any distance, and the ratio of its ends.
+
+    Args:
+        distances: Distances of guesses, in any shape.
+        low: Least end of the interval. Smaller distances are inside.
+        high: Largest end. Larger distances are outside.
+    """
+    flat = distances.flatten().clamp(low, high)
+    ends = torch.cat([flat.new_tensor([low, high]), flat]).sort().values.log()
+    gaps = ends[1:] - ends[:-1]
+    widest = int(gaps.argmax())
+    middle = math.exp(float(ends[widest] + ends[widest + 1]) / 2)
+    return middle, math.exp(float(gaps[widest]))
