@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakgauge.analytic.text.attention_links import Heads, heads_of, links
 from leakgauge.analytic.text.first_tokens import FirstTokens, first_tokens
+from leakgauge.analytic.text.independent_tokens import embedding_gradients, independent
 from leakgauge.analytic.text.last_targets import with_last_targets
 from leakgauge.analytic.text.multiplicities import choose
 from leakgauge.analytic.text.prefixes import COARSE, FINE, read_prefixes
@@ -35,6 +36,7 @@ from leakgauge.core import (
 from leakgauge.core.pulse import Beat, Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
+from leakgauge.federated.layers.embeddings import find_embedding
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
@@ -128,7 +130,7 @@ class DAGER(BaseAttack):
             if isinstance(first, Inapplicable):
                 return report_nothing_found(observation, Status.INAPPLICABLE, first.reason)
             beat.part(0.7)
-            held, notes = self.sequences(observation, domain, readers, first, beat)
+            held, notes = self.sequences(observation, domain, readers, spaces, first, beat)
             if not held:
                 return bag_only(observation, domain, first, notes)
             held = with_last_targets(observation, domain, held) or held
@@ -140,6 +142,7 @@ class DAGER(BaseAttack):
         observation: Observation,
         domain: TextDomain,
         readers: Sequence[Reader],
+        spaces: Sequence[InputSpace],
         first: FirstTokens,
         beat: Beat,
     ) -> tuple[list[Tensor], list[str]]:
@@ -166,28 +169,29 @@ class DAGER(BaseAttack):
             return found.ends, notes
         if first.places is None:
             return [], [*notes, "positions are unknown, and no later layer tells the order"]
-        return self.linked(observation, domain, readers, first, notes, beat)
+        return self.linked(observation, domain, readers, spaces, first, notes, beat)
 
     def linked(
         self,
         observation: Observation,
         domain: TextDomain,
         readers: Sequence[Reader],
+        spaces: Sequence[InputSpace],
         first: FirstTokens,
         notes: list[str],
         beat: Beat,
     ) -> tuple[list[Tensor], list[str]]:
         """Return the sequences of tokens that see each other in the first attention."""
         assert first.places is not None
+        first = distinct(observation, domain, spaces, first)
         level = [r for r in readers if r.sees == "token" and r.source == readers[0].source]
         heads = heads_of(observation, domain, level)
         if isinstance(heads, Inapplicable):
             return [], [*notes, heads.reason]
         strength = links_between(observation, domain, heads, first)
-        found, clear = sequences_of(first.places, strength)
+        found = sequences_of(first.places, strength)
         notes.append(
-            f"{len(found)} sequences by links between queries and keys of {heads.count} heads"
-            + ("" if clear else "; some links were weak")
+            f"{len(found)} sequences tried by links between queries and keys of {heads.count} heads"
         )
         held = [first.tokens[index] for index in found]
         return self.nearest(observation, domain, readers, held, beat), notes
@@ -262,18 +266,39 @@ def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] 
     return [space for space in told if space.rank == top]
 
 
+def distinct(
+    observation: Observation, domain: TextDomain, spaces: Sequence[InputSpace], first: FirstTokens
+) -> FirstTokens:
+    """Return the tokens without those that depend on the others, if there are more than dimensions."""
+    if first.places is None or len(first.tokens) <= first.rank:
+        return first
+    update, readers = observation.update.tensors, spaces[0].readers
+    inputs = inputs_of(observation, domain, readers[0], first)
+    slopes = torch.cat([reader.slopes(update) for reader in readers])
+    found = find_embedding(observation)
+    name = None if isinstance(found, Inapplicable) or found.tied else found.name
+    return independent(first, inputs, slopes, embedding_gradients(update, name, domain.length))
+
+
+def inputs_of(
+    observation: Observation, domain: TextDomain, reader: Reader, first: FirstTokens
+) -> Tensor:
+    """Return the inputs (N, D) of a layer for tokens at their positions."""
+    assert first.places is not None
+    rows = first.tokens[:, None].expand(-1, domain.length).contiguous()
+    inputs = capture(observation.model, rows, [reader.name])[reader.name]
+    return inputs[torch.arange(len(rows)), first.places].double()
+
+
 def links_between(
     observation: Observation, domain: TextDomain, heads: Heads, first: FirstTokens
 ) -> Tensor:
     """Return the links (N, N) between the tokens of the batch."""
     assert first.places is not None
-    rows = first.tokens[:, None].expand(-1, domain.length).contiguous()
-    name = heads.query.name
-    inputs = capture(observation.model, rows, [name])[name]
-    inputs = inputs[torch.arange(len(rows)), first.places].double()
+    inputs = inputs_of(observation, domain, heads.query, first)
     weights = {each: p.detach() for each, p in trainable(observation.model).items()}
     apart = first.places[:, None] != first.places
-    allowed = apart | torch.eye(len(rows), dtype=torch.bool)
+    allowed = apart | torch.eye(len(inputs), dtype=torch.bool)
     slopes = heads.slopes(observation.update.tensors)
     return links(slopes, inputs, heads.keys(weights, inputs), allowed)
 

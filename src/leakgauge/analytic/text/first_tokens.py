@@ -15,6 +15,8 @@ from leakgauge.core.pulse import Beat, quiet
 
 FINEST = 1e-6
 """Distances below this are rounding."""
+MOST = 64
+"""Most tokens for each dimension. Tokens at several positions admit others there, which depend on them."""
 CHUNK = 1 << 24
 """Most numbers of one layer's inputs that are held at once."""
 
@@ -81,7 +83,7 @@ def first_tokens(
     typical = float(distances.median())
     threshold, ratio = widest_gap(distances, FINEST, typical / 2)
     inside = (distances <= threshold).nonzero()
-    if ratio < CLEAR or not 0 < len(inside) <= 4 * rank:
+    if ratio < CLEAR or not 0 < len(inside) <= MOST * rank:
         return Inapplicable(
             "the first layer's inputs do not tell tokens apart: the widest gap of distances has the ratio "
             f"{ratio:.2g}, with {len(inside)} tokens below it for {rank} dimensions"

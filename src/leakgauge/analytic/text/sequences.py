@@ -9,38 +9,39 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.text.prefixes import CHUNK
 from leakgauge.analytic.text.readers import capture
-from leakgauge.analytic.text.spans import CLEAR, InputSpace, widest_gap
+from leakgauge.analytic.text.spans import InputSpace
 from leakgauge.core.pulse import Beat, quiet
 
-WEAK, STRONG = 1e-4, 0.3
-"""Links below the first are none, and links above the second are some."""
-MOST = 10_000
-"""Most sequences that are kept."""
+FAINT = 1e-3
+"""Added to links before their logarithms. Smaller links are none."""
+KEPT = 400
+"""Most sequences that are kept at each position, those with the strongest links."""
 
 
-def sequences_of(places: Tensor, strength: Tensor) -> tuple[list[Tensor], bool]:
-    """Return the indices (L',) of the tokens of each sequence, and whether links are clear.
+def sequences_of(places: Tensor, strength: Tensor) -> list[Tensor]:
+    """Return the indices (L',) of the tokens of likely sequences, of all lengths.
+
+    A beam search keeps the sequences whose mean logarithm of links is largest.
 
     Args:
         places: Positions (N,) of the tokens. All positions below the largest occur.
         strength: Links (N, N), in [0, 1].
     """
     # A link in one direction is enough: a key that no query weighs has a small derivative.
-    mutual = torch.maximum(strength, strength.T)
-    threshold, ratio = widest_gap(mutual, WEAK, STRONG)
-    linked = mutual > threshold
-    alive = [[int(i)] for i in (places == 0).nonzero().flatten()]
-    done: list[list[int]] = []
+    mutual = (torch.maximum(strength, strength.T) + FAINT).log()
+    alive = (places == 0).nonzero()
+    totals = torch.zeros(len(alive), dtype=mutual.dtype)
+    found = list(alive)
     for place in range(1, 1 + int(places.max())):
         options = (places == place).nonzero().flatten()
-        grown: list[list[int]] = []
-        for sequence in alive:
-            fits = options[linked[sequence][:, options].all(0)].tolist()
-            grown += [[*sequence, i] for i in fits]
-            if not fits:
-                done.append(sequence)
-        alive = grown[:MOST]
-    return [torch.tensor(one) for one in done + alive], ratio >= CLEAR
+        gains = mutual[alive][:, :, options].sum(1)
+        scores = (totals[:, None] + gains).flatten()
+        best = scores.topk(min(KEPT, len(scores))).indices
+        rows, columns = best // len(options), best % len(options)
+        alive = torch.cat([alive[rows], options[columns][:, None]], 1)
+        totals = scores[best]
+        found += list(alive)
+    return found
 
 
 def distances_of(
