@@ -189,6 +189,7 @@ class DAGER(BaseAttack):
         if isinstance(heads, Inapplicable):
             return [], [*notes, heads.reason]
         strength = links_between(observation, domain, heads, first)
+        assert first.places is not None
         found = sequences_of(first.places, strength)
         notes.append(
             f"{len(found)} sequences tried by links between queries and keys of {heads.count} heads"

@@ -81,7 +81,7 @@ def first_tokens(
     rank = max(space.rank for space in told)
     # Other tokens lie about as far away as a random vector.
     typical = float(distances.median())
-    threshold, ratio = widest_gap(distances, FINEST, typical / 2)
+    threshold, ratio = widest_gap(distances, FINEST, typical / 2, some=True)
     inside = (distances <= threshold).nonzero()
     if ratio < CLEAR or not 0 < len(inside) <= MOST * rank:
         return Inapplicable(

@@ -104,16 +104,20 @@ def _gap_rank(values: Tensor, most: int) -> int:
     return 1 + int(drops.argmax())
 
 
-def widest_gap(distances: Tensor, low: float, high: float) -> tuple[float, float]:
+def widest_gap(
+    distances: Tensor, low: float, high: float, *, some: bool = False
+) -> tuple[float, float]:
     """Return the middle of the widest interval without any distance, and the ratio of its ends.
 
     Args:
         distances: Distances of guesses, in any shape.
         low: Least end of the interval. Smaller distances are inside.
         high: Largest end. Larger distances are outside.
+        some: Whether at least one distance is inside.
     """
     flat = distances.flatten().clamp(low, high)
-    ends = torch.cat([flat.new_tensor([low, high]), flat]).sort().values.log()
+    least = flat.min() if some else flat.new_tensor(low)
+    ends = torch.cat([torch.stack([least, flat.new_tensor(high)]), flat]).sort().values.log()
     gaps = ends[1:] - ends[:-1]
     widest = int(gaps.argmax())
     middle = math.exp(float(ends[widest] + ends[widest + 1]) / 2)
