@@ -39,6 +39,7 @@ from leakgauge.attacks.surrogate_model import SurrogateModel
 from leakgauge.attacks.tag import TAG
 from leakgauge.attacks.text_dlg import TextDLG
 from leakgauge.attacks.tiger import TIGER
+from leakgauge.attacks.token_bag import TokenBag
 from leakgauge.attacks.transformation_inversion import TransformationInversion
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 
@@ -80,6 +81,7 @@ __all__ = [
     "SpearPlusPlus",
     "SurrogateModel",
     "TextDLG",
+    "TokenBag",
     "TransformationInversion",
     "VanishingPrior",
 ]

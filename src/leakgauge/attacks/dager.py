@@ -40,6 +40,10 @@ from leakgauge.federated.layers.embeddings import find_embedding
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
+FEW = 40
+"""Tokens with positions that are linked all together, even if they depend on each other."""
+SPARE = 4
+"""Least sequences whose gradients are fitted, for each example."""
 BEHIND = 4
 """Most different inputs of layers behind the first attention that test a prefix."""
 
@@ -156,8 +160,7 @@ class DAGER(BaseAttack):
             if all(len(each) == 1 for each in alone):
                 return [torch.cat(alone)], notes
         behind = [reader for reader in readers if reader.sees == "prefix"]
-        groups = [input_space(observation, group) for group in by_source(behind)[:BEHIND]]
-        told = strongest(groups, first.rank)
+        told = strongest(later_spaces(observation, behind, first), first.rank)
         if not isinstance(told, Inapplicable):
             found = read_prefixes(
                 observation.model, first, told, length=domain.length, width=self.width, beat=beat
@@ -195,26 +198,27 @@ class DAGER(BaseAttack):
             f"{len(found)} sequences tried by links between queries and keys of {heads.count} heads"
         )
         held = [first.tokens[index] for index in found]
-        return self.nearest(observation, domain, readers, held, beat), notes
+        return self.nearest(observation, domain, readers, first, held, beat), notes
 
     def nearest(
         self,
         observation: Observation,
         domain: TextDomain,
         readers: Sequence[Reader],
+        first: FirstTokens,
         held: Sequence[Tensor],
         beat: Beat,
     ) -> list[Tensor]:
         """Return the sequences that the layers behind the attention read, the nearest first."""
         behind = [reader for reader in readers if reader.sees == "sequence"]
-        groups = [input_space(observation, group) for group in by_source(behind)[:BEHIND]]
-        told = strongest(groups)
+        told = strongest(later_spaces(observation, behind, first), first.rank)
         if isinstance(told, Inapplicable) or len(held) <= observation.batch_size:
             return list(held)
         lengths = torch.tensor([len(each) for each in held])
         far = distances_of(observation.model, padded(domain, held), lengths, told, beat=beat)
         threshold, ratio = widest_gap(far, FINE, COARSE)
         kept = int((far <= threshold).sum()) if ratio >= CLEAR else len(held)
+        kept = max(kept, SPARE * observation.batch_size)
         return [held[i] for i in far.argsort()[: min(kept, self.most)].tolist()]
 
     def fitted(
@@ -250,6 +254,14 @@ class DAGER(BaseAttack):
         )
 
 
+def later_spaces(
+    observation: Observation, readers: Sequence[Reader], first: FirstTokens
+) -> list[InputSpace]:
+    """Return the spaces of the first few inputs behind the attention. There are as many as tokens, or more."""
+    groups = by_source(readers)[:BEHIND]
+    return [input_space(observation, group, fewest=first.rank) for group in groups]
+
+
 def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] | Inapplicable:
     """Return the telling spaces that hold most dimensions. Others have lost weak signals.
 
@@ -259,8 +271,12 @@ def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] 
     """
     told = [space for space in spaces if space.telling]
     top = max((space.rank for space in told), default=0)
-    if top < least or not told:
+    if top < max([least, *(space.rank for space in spaces)]) or not told:
         ranks = ", ".join(f"{space.rank} of {space.width}" for space in spaces)
+        if not any(space.rank for space in spaces):
+            return Inapplicable(
+                "the gradients of the layers are zero, or smaller than the known noise"
+            )
         return Inapplicable(
             f"the tokens fill the inputs of the layers, which tell nothing then: dimensions {ranks}"
         )
@@ -270,8 +286,8 @@ def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] 
 def distinct(
     observation: Observation, domain: TextDomain, spaces: Sequence[InputSpace], first: FirstTokens
 ) -> FirstTokens:
-    """Return the tokens without those that depend on the others, if there are more than dimensions."""
-    if first.places is None or len(first.tokens) <= first.rank:
+    """Return the tokens without unlikely ones that depend on the others, if there are many."""
+    if first.places is None or len(first.tokens) <= max(first.rank, FEW):
         return first
     update, readers = observation.update.tensors, spaces[0].readers
     inputs = inputs_of(observation, domain, readers[0], first)

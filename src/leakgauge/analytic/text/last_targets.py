@@ -58,9 +58,11 @@ def with_last_targets(
 
 
 def _output_layer(observation: Observation, domain: TextDomain) -> tuple[str, str] | None:
-    """Return the names of the layer of V outputs and of its weight, or None if there is none."""
+    """Return the names of the last layer of V outputs and of its weight, or None if there is none."""
+    if (observation.classes or 1) > 1:
+        return None
     parameters = {id(p): name for name, p in trainable(observation.model).items()}
-    for name, module in observation.model.named_modules():
+    for name, module in reversed(list(observation.model.named_modules())):
         if isinstance(module, nn.Linear) and len(module.weight) >= domain.vocabulary:
             weight = parameters.get(id(module.weight))
             if weight in observation.update.tensors:

@@ -30,6 +30,10 @@ from leakgauge.federated.isolation.untouched import untouched
 
 ENTRIES = 1_000
 """Entries of each tensor that are compared, drawn once."""
+RELIABLE = 1e-5
+"""Least rms of a compared tensor, relative to the largest. The gradient of a key's bias is zero but for rounding."""
+LIGHT = 1e-3
+"""Weight of the sum of all weights beside the misfit of the gradient."""
 LARGEST = 5_000_000
 """Tensors with more entries, such as embeddings, are not compared, unless there are no others."""
 
@@ -84,18 +88,25 @@ def compared(observation: Observation) -> dict[str, tuple[Tensor, float]]:
     """Return for each tensor the entries that are compared, and the factor by which they are scaled.
 
     Each tensor counts alike. Only some depend on which tokens stand together, and these may be small.
+    Under known noise, each entry counts alike, since all have the same error.
     """
     update = observation.update.tensors
     small = {name: t for name, t in update.items() if t.numel() <= LARGEST} or update
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    chosen, sizes = dict[str, Tensor](), dict[str, float]()
     for name, tensor in small.items():
         count = min(ENTRIES, tensor.numel())
-        index = torch.randint(tensor.numel(), (count,), generator=generator)
-        norm = float(tensor.flatten()[index].double().norm())
-        if norm:
-            found[name] = (index, 1 / norm)
-    return found
+        chosen[name] = torch.randint(tensor.numel(), (count,), generator=generator)
+        sizes[name] = float(tensor.flatten()[chosen[name]].double().square().mean().sqrt())
+    least = RELIABLE * max(sizes.values())
+    noise = observation.noise
+    if noise is not None and noise.std:
+        return {name: (index, 1 / noise.std) for name, index in chosen.items()}
+    return {
+        name: (index, 1 / (size * len(index) ** 0.5))
+        for name, index in chosen.items()
+        if (size := sizes[name]) > least
+    }
 
 
 def picked(tensors: Mapping[str, Tensor], entries: Mapping[str, tuple[Tensor, float]]) -> Tensor:
@@ -134,7 +145,13 @@ def _nonnegative(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
     scale = matrix.norm(dim=0).clamp_min(1e-300)
     # The triangular factor has the same least squares, with few rows.
     q, r = torch.linalg.qr(matrix / scale)
-    found, _ = nnls(r.numpy(), (q.T @ wanted).numpy(), maxiter=50 * r.shape[1])
+    # With two classes, a sequence's two gradients point against each other. The last row makes the
+    # sum of all weights small, so that at most one of them counts.
+    size = float(wanted.norm())
+    rows = torch.cat([r, torch.full_like(r[:1], LIGHT)]) * size
+    right = torch.cat([q.T @ wanted, wanted.new_zeros(1)])
+    found, _ = nnls(rows.numpy(), right.numpy(), maxiter=50 * r.shape[1])
+    found = found * size
     weights = torch.from_numpy(np.asarray(found)) / scale
     left = (matrix @ weights - wanted).norm() / wanted.norm()
     return weights, float(left)

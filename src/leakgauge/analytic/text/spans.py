@@ -53,11 +53,18 @@ class InputSpace:
         return relative
 
 
-def input_space(observation: Observation, readers: Sequence[Reader]) -> InputSpace:
+def input_space(
+    observation: Observation, readers: Sequence[Reader], *, fewest: int | None = None
+) -> InputSpace:
     """Return the space of the inputs of readers that share a source.
 
-    Rows of the gradients are divided by the size of their errors, so that rounding, and noise that
-    is known, cut off the smallest singular values.
+    Rounding, and noise that is known, cut off the smallest singular values. If the inputs are known
+    to be as many as the tokens, the widest gap behind the fewest decides, too.
+
+    Args:
+        observation: The observation.
+        readers: Layers that read the same input.
+        fewest: Fewest dimensions of their inputs. None if it is not known.
     """
     update = observation.update.tensors
     slopes = torch.cat([reader.slopes(update) for reader in readers])
@@ -66,9 +73,13 @@ def input_space(observation: Observation, readers: Sequence[Reader]) -> InputSpa
     if not len(slopes):
         return InputSpace(tuple(readers), slopes.new_zeros(0, width), width, slopes.new_zeros(0))
     values, right = _right_factor(slopes)
-    rank = int((values > _least(observation, slopes, values)).sum())
-    if observation.training.kind == "delta":
-        rank = _gap_rank(values, rank)
+    floor = _least(observation, slopes)
+    most = observation.batch_size * observation.domain.shape[0]
+    rank = min(most, int((values > floor).sum()))
+    if fewest is not None and rank > fewest:
+        rank = _gap_rank(values.clamp_min(floor), fewest, rank)
+    elif observation.training.kind == "delta":
+        rank = _gap_rank(values, 1, rank)
     return InputSpace(tuple(readers), right[:rank], width, values / values[0])
 
 
@@ -80,7 +91,7 @@ def _right_factor(slopes: Tensor) -> tuple[Tensor, Tensor]:
     return values, right
 
 
-def _least(observation: Observation, slopes: Tensor, values: Tensor) -> float:
+def _least(observation: Observation, slopes: Tensor) -> float:
     """Return the singular value below which there is only rounding or known noise."""
     rows, columns = slopes.shape
     dtype = next(iter(observation.update.tensors.values())).dtype
@@ -95,13 +106,12 @@ def _least(observation: Observation, slopes: Tensor, values: Tensor) -> float:
     return sigma * (math.sqrt(rows) + math.sqrt(columns))
 
 
-def _gap_rank(values: Tensor, most: int) -> int:
-    """Return the rank in front of the largest ratio of neighboring singular values, at most `most`."""
-    if most < 3:
-        return most
-    logs = values[:most].clamp_min(1e-300).log()
-    drops = logs[:-1] - logs[1:]
-    return 1 + int(drops.argmax())
+def _gap_rank(values: Tensor, fewest: int, most: int) -> int:
+    """Return the rank, from `fewest` to `most`, in front of the largest ratio of neighboring singular values."""
+    logs = values.clamp_min(1e-300).log()
+    logs = torch.cat([logs, logs[-1:]])
+    drops = logs[fewest - 1 : most] - logs[fewest : most + 1]
+    return fewest + int(drops.argmax())
 
 
 def widest_gap(
