@@ -104,9 +104,9 @@ def network_of(
     """Return a classifier of two classes.
 
     Args:
-        name: "gpt2" (12 layers, 768 wide, random weights), "gpt2 small" (4 layers, 256 wide, random
-            weights), "minilm" (6 layers, 384 wide, its own weights), "bert" (2 layers, 128 wide,
-            random weights) or "stories" (LLaMA, 5 layers, 64 wide, its own weights).
+        name: "gpt2" has 12 layers, is 768 wide and has random weights. "gpt2 small" has 4 layers and
+            is 256 wide. "bert" has 2 layers and is 128 wide. "minilm" (6 layers, 384 wide) and
+            "stories" (LLaMA, 5 layers, 64 wide) have their own weights.
         domain: The domain of the text.
         seed: Seed of random weights, such as those of the head.
         lora: Rank of LoRA adapters. None trains all weights.

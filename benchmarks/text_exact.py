@@ -30,8 +30,8 @@ ALTERED = (
     *(f"pruning {share:g}" for share in (0.9, 0.99, 0.999)),
     *(f"epochs {count}" for count in (5, 10, 20)),
 )
-"""Changes of the update: noise by its standard deviation relative to the gradient's rms, DP-SGD by its
-noise multiplier (clipping norm 1), pruning by the share of entries that are dropped, local epochs."""
+"""Changes of the update. Noise has this standard deviation, relative to the gradient's rms. DP-SGD has this
+noise multiplier, and the norm 1. Pruning drops this share of entries. Epochs are local ones."""
 
 
 @dataclass(frozen=True)

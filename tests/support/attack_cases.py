@@ -145,9 +145,11 @@ def configured(budget: int) -> list[AttackCase]:
         AttackCase(
             A.LAMP(steps=steps, starts=2, tries=2, period=1), network=reader, batch=sentences
         ),
+        AttackCase(A.DAGER(), network=reader, batch=sentences),
         AttackCase(A.TAG(steps=steps), network=reader, batch=sentences),
         AttackCase(A.TIGER(steps=steps), network=reader, batch=sentences),
         AttackCase(A.TextDLG(steps=budget), network=reader, batch=sentences),
+        AttackCase(A.TokenBag(), network=reader, batch=sentences),
         AttackCase(A.TransformationInversion(attack=matching, steps=steps), D.ATS()),
     ]
 

@@ -10,15 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.text.attention_links import Heads, heads_of, links
+from leakgauge.analytic.text.attention_links import heads_of
 from leakgauge.analytic.text.first_tokens import FirstTokens, first_tokens
-from leakgauge.analytic.text.independent_tokens import embedding_gradients, independent
 from leakgauge.analytic.text.last_targets import with_last_targets
 from leakgauge.analytic.text.multiplicities import choose
 from leakgauge.analytic.text.prefixes import COARSE, FINE, read_prefixes
-from leakgauge.analytic.text.readers import Reader, by_source, capture, readers_of
+from leakgauge.analytic.text.readers import Reader, by_source, readers_of
 from leakgauge.analytic.text.sequences import distances_of, sequences_of
 from leakgauge.analytic.text.spans import CLEAR, InputSpace, input_space, widest_gap
+from leakgauge.analytic.text.steps import distinct, later_spaces, links_between, strongest
 from leakgauge.core import (
     CONVERGED_WITHIN,
     BaseAttack,
@@ -31,21 +31,15 @@ from leakgauge.core import (
     Seeds,
     Status,
     TextDomain,
-    trainable,
 )
 from leakgauge.core.pulse import Beat, Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
-from leakgauge.federated.layers.embeddings import find_embedding
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
-FEW = 40
-"""Tokens with positions that are linked all together, even if they depend on each other."""
 SPARE = 4
 """Least sequences whose gradients are fitted, for each example."""
-BEHIND = 4
-"""Most different inputs of layers behind the first attention that test a prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +53,11 @@ class DAGER(BaseAttack):
 
         dW = \sum_n \delta_n x_n^\top, \qquad d(t, p) = \frac{\|x(t, p) - \Pi \, x(t, p)\|}{\|x(t, p)\|} \approx 0
 
-    Here :math:`x(t, p)` is the input that token t has at position p in front of the first attention,
-    and :math:`\Pi` the projection on the row space of :math:`dW`. So each token of the batch is
-    tested alone. Sequences follow in one of two ways:
+    Here :math:`x(t, p)` is the input of token t at position p in front of the first attention.
+    :math:`\Pi` projects on the row space of :math:`dW`. So each token of the batch is tested alone. Sequences follow in one of two ways:
 
-    - *Decoders.* A prefix is extended by the tokens of the next position, and kept if its last input
-      in front of later layers lies in the spaces of these layers.
+    - *Decoders.* A prefix is extended by each token of the next position. It is kept if the inputs
+      of later layers at its end lie in the spaces of these layers.
     - *Encoders.* The gradients of queries and keys tell which tokens see each other. This step is
       ours. The paper tries combinations of tokens.
 
@@ -252,72 +245,6 @@ class DAGER(BaseAttack):
             cost=Cost(len(held) + 1),
             notes=tuple(notes),
         )
-
-
-def later_spaces(
-    observation: Observation, readers: Sequence[Reader], first: FirstTokens
-) -> list[InputSpace]:
-    """Return the spaces of the first few inputs behind the attention. There are as many as tokens, or more."""
-    groups = by_source(readers)[:BEHIND]
-    return [input_space(observation, group, fewest=first.rank) for group in groups]
-
-
-def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] | Inapplicable:
-    """Return the telling spaces that hold most dimensions. Others have lost weak signals.
-
-    Args:
-        spaces: Spaces of inputs that are as many in each of them.
-        least: Fewest dimensions, those of the tokens.
-    """
-    told = [space for space in spaces if space.telling]
-    top = max((space.rank for space in told), default=0)
-    if top < max([least, *(space.rank for space in spaces)]) or not told:
-        ranks = ", ".join(f"{space.rank} of {space.width}" for space in spaces)
-        if not any(space.rank for space in spaces):
-            return Inapplicable(
-                "the gradients of the layers are zero, or smaller than the known noise"
-            )
-        return Inapplicable(
-            f"the tokens fill the inputs of the layers, which tell nothing then: dimensions {ranks}"
-        )
-    return [space for space in told if space.rank == top]
-
-
-def distinct(
-    observation: Observation, domain: TextDomain, spaces: Sequence[InputSpace], first: FirstTokens
-) -> FirstTokens:
-    """Return the tokens without unlikely ones that depend on the others, if there are many."""
-    if first.places is None or len(first.tokens) <= max(first.rank, FEW):
-        return first
-    update, readers = observation.update.tensors, spaces[0].readers
-    inputs = inputs_of(observation, domain, readers[0], first)
-    slopes = torch.cat([reader.slopes(update) for reader in readers])
-    found = find_embedding(observation)
-    name = None if isinstance(found, Inapplicable) or found.tied else found.name
-    return independent(first, inputs, slopes, embedding_gradients(update, name, domain.length))
-
-
-def inputs_of(
-    observation: Observation, domain: TextDomain, reader: Reader, first: FirstTokens
-) -> Tensor:
-    """Return the inputs (N, D) of a layer for tokens at their positions."""
-    assert first.places is not None
-    rows = first.tokens[:, None].expand(-1, domain.length).contiguous()
-    inputs = capture(observation.model, rows, [reader.name])[reader.name]
-    return inputs[torch.arange(len(rows)), first.places].double()
-
-
-def links_between(
-    observation: Observation, domain: TextDomain, heads: Heads, first: FirstTokens
-) -> Tensor:
-    """Return the links (N, N) between the tokens of the batch."""
-    assert first.places is not None
-    inputs = inputs_of(observation, domain, heads.query, first)
-    weights = {each: p.detach() for each, p in trainable(observation.model).items()}
-    apart = first.places[:, None] != first.places
-    allowed = apart | torch.eye(len(inputs), dtype=torch.bool)
-    slopes = heads.slopes(observation.update.tensors)
-    return links(slopes, inputs, heads.keys(weights, inputs), allowed)
 
 
 def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:

@@ -7,8 +7,8 @@ Let :math:`q_i` and :math:`k_j` be the queries and keys of one head, computed fr
 
     \delta^q_i = c \sum_j ds_{ij} k_j, \qquad \sum_j ds_{ij} = 0, \qquad dW_q = \sum_i \delta^q_i x_i^\top .
 
-The tokens and positions are known, so the inputs are, and with them :math:`\delta^q_i` for each of
-them. :math:`ds_{ij}` is 0 unless i and j stand in one sequence. All heads share these zeros. So the
+The tokens and their positions are known, and so are the inputs. They give :math:`\delta^q_i` for
+each token. :math:`ds_{ij}` is 0 unless i and j stand in one sequence. All heads share these zeros. So the
 links are found as a solution that is sparse jointly over heads. No sequence is tried.
 
 References:

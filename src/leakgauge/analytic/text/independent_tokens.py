@@ -1,7 +1,7 @@
 r"""The tokens of a batch among all that the span of the first layer admits, if these depend on each other.
 
-Inputs are often sums of a token's and a position's embedding. If the tokens a and b stand at
-position 1, and a at position 2 as well, then b at position 2 lies in the span, too: three inputs
+Inputs are often sums of a token's and a position's embedding. Let the tokens a and b stand at
+position 1, and a at position 2 as well. Then b at position 2 lies in the span, too: three inputs
 give the fourth. So a gradient of rank r admits more than r pairs of token and position. Two more
 equations tell which r are true. With the signals :math:`\Delta_m` of pair m, and the gradient
 :math:`g_m` of its sum of embeddings,
@@ -11,7 +11,8 @@ equations tell which r are true. With the signals :math:`\Delta_m` of pair m, an
     \sum_m \Delta_m x_m^\top = dW, \qquad \sum_{m: t_m = t} g_m = dE_t, \qquad \sum_{m: p_m = p} g_m = dP_p .
 
 Both are solved by the smallest sum of norms. A false pair that replaces a true one changes two
-others, which makes the sum larger. The r independent pairs with the largest norms are kept.
+others, which makes the sum larger. The r independent pairs with the largest norms are kept, and
+others that are nearly as large.
 
 References:
     Ours.

@@ -87,8 +87,8 @@ def choose(
 def compared(observation: Observation) -> dict[str, tuple[Tensor, float]]:
     """Return for each tensor the entries that are compared, and the factor by which they are scaled.
 
-    Each tensor counts alike. Only some depend on which tokens stand together, and these may be small.
-    Under known noise, each entry counts alike, since all have the same error.
+    All tensors have equal weight. Only some depend on which tokens stand together, and these may be small.
+    Under known noise, all entries have equal weight, since all have the same error.
     """
     update = observation.update.tensors
     small = {name: t for name, t in update.items() if t.numel() <= LARGEST} or update
@@ -160,7 +160,7 @@ def _nonnegative(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
 def _counts(weights: Tensor, sizes: Tensor, batch: int) -> Tensor:
     """Return how often each column occurs. The counts sum to at most the batch size.
 
-    The mean over examples weighs them alike. The mean over tokens weighs them by their sizes. The
+    In a mean over examples, all have equal weight. In a mean over tokens, they weigh by their sizes. The
     choice that gives nearly whole numbers is taken.
     """
     options = []
