@@ -54,7 +54,8 @@ class DAGER(BaseAttack):
         dW = \sum_n \delta_n x_n^\top, \qquad d(t, p) = \frac{\|x(t, p) - \Pi \, x(t, p)\|}{\|x(t, p)\|} \approx 0
 
     Here :math:`x(t, p)` is the input of token t at position p in front of the first attention.
-    :math:`\Pi` projects on the row space of :math:`dW`. So each token of the batch is tested alone. Sequences follow in one of two ways:
+    :math:`\Pi` projects on the row space of :math:`dW`. So each token of the batch is tested
+    alone. Sequences follow in one of two ways:
 
     - *Decoders.* A prefix is extended by each token of the next position. It is kept if the inputs
       of later layers at its end lie in the spaces of these layers.
