@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
+from torch.nn.functional import cross_entropy
+
 from leakgauge.audit.case import Case
 from leakgauge.audit.failures import Failed, reason_of, try_step
 from leakgauge.core import (
@@ -15,10 +17,12 @@ from leakgauge.core import (
     Knowledge,
     LocalTraining,
     SpecificationError,
+    TextDomain,
     effects_of,
     parts_of,
 )
 from leakgauge.core.ranges import check_ranges
+from leakgauge.models import LanguageModel, token_mean
 from leakgauge.threats import ThreatModel
 
 
@@ -37,6 +41,24 @@ def check_shape(case: Case) -> None:
         check_effects(case, part)
     for attack in case.attacks:
         check_requires(case, attack)
+    check_loss(case)
+
+
+def check_loss(case: Case) -> None:
+    """Raise SpecificationError if the loss of a case on text is that of another kind of model."""
+    language, classes = isinstance(case.model, LanguageModel), case.data.classes
+    if language and case.loss is cross_entropy:
+        wanted, found = "the loss token_mean of a language model", "cross_entropy"
+        raise mistake(case, "loss", wanted, found, 'set loss = "token_mean"')
+    if not language and case.loss is token_mean and classes != 1:
+        wanted, found = "a language model and data of one class", f"{classes} classes"
+        remedy = 'set task = "language" in the data and task = "causal" in the model, or loss = "cross_entropy"'
+        raise mistake(case, "loss token_mean", wanted, found, remedy)
+    text = isinstance(case.data.domain, TextDomain)
+    if text and case.loss is cross_entropy and classes == 1:
+        wanted = "at least two classes, since one alone has no gradient under cross_entropy"
+        remedy = 'set task = "classification" in the data, or use a language model with loss = "token_mean"'
+        raise mistake(case, "data", wanted, "one class", remedy)
 
 
 def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:

@@ -58,6 +58,7 @@ def read_sentences(
         DataError: The file is not of this form, not UTF-8, or too large, or a sentence is empty.
     """
     ending = path.suffix.lower()
+    check_file(path, where, most=MOST_BYTES, expected="a file of text", error=DataError)
     if ending not in (*SEPARATORS, ".txt"):
         raise DataError(
             where,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from leakgauge.core import Domain, ModelError, TextDomain
+from leakgauge.data.files import find_file
 from leakgauge.models.parts import check_counts, seeded
 from leakgauge.models.text_outputs import LanguageModel, TextClassifier
 from leakgauge.models.transformer import require_text
@@ -99,6 +100,9 @@ def hugging_face_text(
         )
     library = transformers()
     auto = getattr(library, _HEADS[task])
+    check_masks(text, task, mask, masked)
+    if lora is not None:
+        check_counts("hugging_face_text", lora=lora)
     with seeded(seed), quiet():
         if folder is not None:
             network = loaded(auto, folder, text, classes if task == "classification" else None)
@@ -166,9 +170,10 @@ def quiet() -> Iterator[None]:
 def loaded(auto: Any, folder: str, text: TextDomain, classes: int | None) -> Any:
     """Load the network of a folder. Raise ModelError if the folder holds none."""
     options = {} if classes is None else {"num_labels": classes}
+    place = find_file(folder, "weights", error=ModelError)
     try:
         network = auto.from_pretrained(
-            folder,
+            place,
             local_files_only=True,
             use_safetensors=True,
             attn_implementation="eager",
@@ -202,9 +207,35 @@ def check_fit(network: Any, text: TextDomain) -> None:
         )
 
 
+def check_masks(text: TextDomain, task: Task, mask: int | None, masked: Sequence[int]) -> None:
+    """Raise ModelError unless a masked model has a mask and places within a sequence, and no other model has any."""
+    if (mask is not None) is not (task == "masked") or bool(masked) is not (task == "masked"):
+        raise mistake(
+            "a mask token and masked places for the task 'masked', and neither for another task",
+            f"the task {task!r}, the mask {mask} and {len(masked)} places",
+            "give, for example, mask = 103 and masked = [1, 4] for a BERT",
+        )
+    if mask is not None and not 0 <= mask < text.vocabulary:
+        found = f"the mask {mask}"
+        raise mistake(f"a token below {text.vocabulary}", found, "give the tokenizer's mask token")
+    wrong = [place for place in masked if not 0 <= place < text.length]
+    if wrong:
+        raise mistake(
+            f"masked places from 0 to {text.length - 1}",
+            str(wrong[0]),
+            "choose places that every sentence has",
+        )
+
+
 def adapted(network: Any, rank: int, task: Task) -> Any:
     """Return the network with LoRA adapters of a rank, and with all other weights but the head frozen."""
-    check_counts("hugging_face_text", lora=rank)
+    width = network.config.hidden_size
+    if rank > width:
+        raise mistake(
+            f"a rank of LoRA of at most {width}, the width of the network",
+            str(rank),
+            "lower lora: 4 to 64 are usual",
+        )
     try:
         peft = importlib.import_module("peft")
     except ImportError as error:

@@ -16,6 +16,7 @@ from leakgauge.models.parts import (
     check_counts,
     check_dropout,
     normalizer,
+    require_numbers,
     seeded,
 )
 
@@ -99,7 +100,7 @@ def mlp(
         The network in eval mode, with inputs (B, `*shape`) and logits (B, classes) as outputs.
 
     Raises:
-        ModelError: The activation is unknown, `mean` and `std` do not fit the domain, or
+        ModelError: The examples are tokens, the activation is unknown, `mean` and `std` do not fit the domain, or
             `dropout` is not a probability below 1. A count is not a whole number from 1 to
             1,048,576.
 
@@ -113,6 +114,7 @@ def mlp(
     """
     check_counts("mlp", classes=classes, width=width, depth=depth)
     check_dropout("mlp", dropout)
+    require_numbers(domain, "mlp")
     normalize = normalizer(domain, mean, std)
     if isinstance(domain, TableDomain):
         normalize = Normalize.of_columns(domain)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain, image_grid
+from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain, dtype_of, image_grid
 
 Activation = Literal["sigmoid", "relu", "tanh", "gelu", "leaky_relu"]
 
@@ -124,6 +124,11 @@ def activation(name: str) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
+def _model_for(domain: Domain) -> str:
+    """Return the name of a model for any examples of real numbers, or for any tokens."""
+    return "mlp" if dtype_of(domain).is_floating_point else "transformer"
+
+
 def require_images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
     """Return the domain of images. Raise ModelError unless it has images of at least `smallest` pixels a side."""
     grid = image_grid(domain)
@@ -132,7 +137,8 @@ def require_images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageD
             f"model {builder!r}",
             expected="images, of shape (channels, height, width)",
             found=f"examples of kind {domain.kind!r} and shape {tuple(domain.shape)}",
-            remedy=channels_in_front(domain.shape) or "use the model mlp, or a model of your own",
+            remedy=channels_in_front(domain.shape)
+            or f"use the model {_model_for(domain)}, or a model of your own",
         )
     channels, height, width = grid
     if min(height, width) < smallest:
@@ -183,3 +189,14 @@ def seeded(seed: int) -> Iterator[None]:
         # torch.manual_seed would also seed accelerators, whose state is not restored.
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def require_numbers(domain: Domain, builder: str) -> None:
+    """Raise ModelError unless the examples of a domain are real numbers."""
+    if not dtype_of(domain).is_floating_point:
+        raise ModelError(
+            f"model {builder!r}",
+            expected="examples of real numbers",
+            found=f"whole numbers, as in data of kind {domain.kind!r}",
+            remedy=f"use the model {_model_for(domain)}, or a model of your own",
+        )
