@@ -71,7 +71,7 @@ def test_the_page_shows_each_side_and_marks_what_was_read(tmp_path: Path) -> Non
     assert '<span class="w nowhere">far</span>' in page
     assert "60% read" in page
     assert "in place 40%" in page
-    assert "read in another sentence of the batch" in page
+    assert "struck out" in page
     assert "Tokens read" in page
     assert "rouge-score, without stemming" in page
     assert "Network of LPIPS" not in page

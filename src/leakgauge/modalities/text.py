@@ -130,15 +130,18 @@ def _sentence(
     same = (tokens == other).tolist()
     # Tokens at their place take their partners first. The rest share what is left.
     left = Counter(torch.masked_select(other, tokens != other).tolist())
+    outside = batch - Counter(other.tolist())
     found = list[Token]()
     for token, piece, placed in zip(tokens.tolist(), domain.parts(tokens), same, strict=True):
         if token in hidden:
             continue
-        where: Reading = "place" if placed else "nowhere"
-        if not placed and left[token] > 0:
-            left[token] -= 1
+        where: Reading = "nowhere"
+        if placed:
+            where = "place"
+        elif left[token] > 0:
             where = "sentence"
-        elif not placed and batch[token] > 0:
+            left[token] -= 1
+        elif outside[token] > 0:
             where = "batch"
         found.append(Token(text=piece, read=where))
     return tuple(found)
