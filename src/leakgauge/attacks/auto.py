@@ -15,6 +15,7 @@ from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.entries import Entry, HasCurvature, HasReLU
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.lamp import LAMP
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
@@ -25,6 +26,8 @@ from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.surrogate_model import SurrogateModel
+from leakgauge.attacks.tag import TAG
+from leakgauge.attacks.tiger import TIGER
 from leakgauge.core import (
     Attack,
     BaseAttack,
@@ -57,8 +60,11 @@ DEFAULT: tuple[Entry, ...] = (
     Entry(attack=CorrectedSurrogate(), guards=(HasCurvature(),)),
     Entry(attack=SurrogateModel()),
     Entry(attack=InvertingGradients(steps=4000)),
+    Entry(attack=TIGER(steps=500)),
+    Entry(attack=TAG()),
+    Entry(attack=LAMP()),
 )
-"""The default entries: closed forms first, then descents."""
+"""The default entries: closed forms first, then descents, then the attacks on text in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)

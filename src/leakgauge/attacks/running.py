@@ -38,7 +38,7 @@ from leakgauge.inversion.search.claims import copy_for_attack, judge, require_so
 
 EXACT = 1e-5
 """Residual at which only the rounding error of a float32 update is left. Smaller residuals are not compared."""
-COMMON = 4
+COMMON = 3
 """Fewest attacks whose common reason stands in one line."""
 FAILURES = (AttackError, ModelError, ProbeError)
 """Errors that end one attack on a user's model. The other attacks still run."""
