@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 import leakgauge as lg
+from leakgauge.analytic.convolutions import pool_descent
+from leakgauge.analytic.convolutions.beginning import begin, descent_of
 from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.max_pool import Pooled
+from leakgauge.analytic.convolutions.observed import read_problem
 from leakgauge.analytic.convolutions.pools import read_below
+from leakgauge.analytic.convolutions.problem import Beginning, Problem
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -65,22 +72,53 @@ def test_a_wrong_value_behind_a_max_pool_is_refused_in_numbers() -> None:
     assert "relative misfit" in found.reason
 
 
-def test_a_descent_goes_on_below_a_max_pool() -> None:
+def with_pool(outputs: int) -> nn.Module:
+    """Return three convolutions. The second one has these outputs and a max pool behind it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(
+        return nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(16, 64, 3, padding=1),
+            nn.Conv2d(16, outputs, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1),
+            nn.Conv2d(outputs, 64, 3, padding=1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(64, 10),
         ).eval()
-    observation = lg.examples.observation(batch_size=2, model=model)
+
+
+def test_a_descent_goes_on_below_a_max_pool() -> None:
+    observation = lg.examples.observation(batch_size=2, model=with_pool(outputs=64))
     attack = lg.attacks.ShiftConsistency(steps=15, rounds=1)
     found = attack(observation, seeds=lg.Seeds(0))
     assert found.status is lg.Status.CERTIFIED
+
+
+@pytest.mark.parametrize(("outputs", "starts"), [(64, 2), (32, 1)])
+def test_a_second_start_is_tried_only_if_the_gradient_has_many_equations(
+    outputs: int, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[Tensor]()
+
+    def refused(pooled: Pooled, start: Tensor, *, beat: Beat) -> Inapplicable:
+        tried.append(start)
+        return Inapplicable("a bad start")
+
+    monkeypatch.setattr(pool_descent, "read_below", refused)
+    observation = lg.examples.observation(batch_size=3, model=with_pool(outputs))
+    problem = read_problem(observation)
+    assert isinstance(problem, Problem)
+    begun = begin(problem, generator=torch.Generator().manual_seed(0))
+    assert isinstance(begun, Beginning)
+    descent = descent_of(problem, begun, quiet)
+    descent.run()
+
+    def rough(node: fx.Node, behind: fx.Node, known: Tensor) -> Iterator[Tensor]:
+        return (drawn(3, 16, 8, 8, seed=seed) for seed in range(5))
+
+    pool_descent.descend_below_pools(descent, rough)
+    assert len(tried) == starts
+    assert ("No other start was tried" in descent.stopped) == (starts == 1)

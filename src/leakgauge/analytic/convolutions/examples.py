@@ -37,7 +37,11 @@ CUTS = 12
 LOWEST = 3e-8
 """Least error of an example's values that is assumed, relative to its largest. It is about that of float32."""
 LEAST = 0.05
-"""Least fraction of zeros of an example."""
+"""Least fraction of zeros of an example, beyond those that chance explains."""
+TELLS = 30.0
+"""Size of a place in the span, in units of the width of a zero, from which on its zero tells something."""
+BESIDE = 2.0
+"""Number of zeros by chance, for each value just above their width."""
 SAME = 1e-4
 """Squared sine of the angle below which two results are the same example."""
 WRONG = (1e-4, 1e-3, 1e-2)
@@ -136,6 +140,7 @@ class _Cone:
 
     def __init__(self, flat: Tensor, error: float = 0.0) -> None:
         self.values = flat.T * flat.shape[1] ** 0.5
+        self.sizes = self.values.norm(dim=1)
         self.error = error
         self.slacks = [s for s in (*SLACKS, DEVIATIONS * error) if s >= error]
         self.widths = [width for width in WIDTHS if width >= error] or [error]
@@ -231,5 +236,25 @@ class _Cone:
             peak = float(values.square().mean().sqrt())  # Errors are relative to this size.
         if self.values.shape[1] == 1:
             return low < wrong * peak
-        zeros = float((values.abs() < 3 * low + 1e-9 * peak).double().mean())
-        return low < wrong * peak and zeros > max(LEAST, 4 * self.values.shape[1] / len(values))
+        width, size = 3 * low + 1e-9 * peak, values.abs()
+        known, count = len(values), self.values.shape[1]
+        if self.error:
+            many = float((size < width).sum()) > max(LEAST * known, 4 * count)
+        else:
+            many = self._zeros_beyond_chance(size, width) > max(LEAST * known, 3 * count)
+        return low < wrong * peak and many
+
+    def _zeros_beyond_chance(self, size: Tensor, width: float) -> float:
+        """Return the number of zeros of a combination that chance does not explain.
+
+        Any extreme ray of the cone has n - 1 zeros. Some values are small by chance, as the number of
+        those just above the width shows. Places that are nearly 0 in the whole span tell nothing.
+
+        Args:
+            size: Absolute values (L,) of the combination.
+            width: Size below which a value counts as 0.
+        """
+        tells = self.sizes > TELLS * width
+        zeros = int((tells & (size < width)).sum())
+        beside = int((tells & (size >= width) & (size < 2 * width)).sum())
+        return zeros - BESIDE * beside - (len(self.values[0]) - 1)

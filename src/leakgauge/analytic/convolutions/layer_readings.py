@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -27,7 +27,7 @@ from leakgauge.analytic.convolutions.problem import Problem, is_nonnegative
 from leakgauge.analytic.convolutions.propagation import is_relu, is_steady_norm
 from leakgauge.analytic.convolutions.scaling import FITS
 from leakgauge.analytic.convolutions.shift_scale import shift_behind, signals_of
-from leakgauge.analytic.convolutions.span_beginning import examples_of
+from leakgauge.analytic.convolutions.span_beginning import examples_of, few_told_apart
 from leakgauge.core import Inapplicable
 
 
@@ -75,6 +75,10 @@ class Group:
         return slice(self.number * size, (self.number + 1) * size)
 
 
+class NotApart(Inapplicable):
+    """The reason why the examples of a known span were not told apart."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """What one group tells: inputs (B, C, N), signals (B, O, P), their error, the span, and the misfit of the shift."""
@@ -101,7 +105,7 @@ def read_layer(
         part = _read_group(problem, Group(layer, number), generator)
         if isinstance(part, Inapplicable):
             inside = f", group {number}" if layer.groups > 1 else ""
-            return Inapplicable(f"{name}{inside}: {part.reason}")
+            return replace(part, reason=f"{name}{inside}: {part.reason}")
         parts.append(part)
     values = torch.cat([part.values for part in parts], 1)
     signals = torch.cat([part.signals for part in parts], 1)
@@ -135,7 +139,9 @@ def _read_group(problem: Problem, group: Group, generator: torch.Generator) -> _
         return spanned
     examples = examples_of(problem, layer.source, spanned.basis, generator=generator)
     if len(examples.values) < count:
-        return Inapplicable(f"{len(examples.values)} of {count} examples were told apart")
+        return NotApart(
+            f"the span of {count} was found by {spanned.way}, and {few_told_apart(examples, count)}"
+        )
     signals = signals_of(dweight, examples.values, layer)
     scaled = scales_by_shifts(problem, group, examples.values, signals)
     if isinstance(scaled, Inapplicable):

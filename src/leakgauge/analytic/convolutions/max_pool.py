@@ -50,8 +50,14 @@ class Pooled:
     @cached_property
     def ample(self) -> bool:
         """Whether the gradient alone has many more equations than the input has values."""
+        equations, unknowns = self.counts
+        return equations >= AMPLE * unknowns
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of the gradient's equations, and of unknowns, for each channel of the input."""
         rows = int(self.sent.any(2).any(0).sum()) * self.geometry.taps
-        return rows >= AMPLE * len(self.value) * self.geometry.places
+        return rows, len(self.value) * self.geometry.places
 
     @cached_property
     def sent(self) -> Tensor:

@@ -84,12 +84,13 @@ def descend_below_pools(descent: Descent, rough: Rough) -> None:
             descent.stopped = f"{layer.name}: {reason}"
             return
         solved: Solved | Inapplicable = Inapplicable("no start")
-        for start in islice(rough(layer.source, end.output, pooled.value), STARTS):
+        starts = STARTS if pooled.ample else 1
+        for start in islice(rough(layer.source, end.output, pooled.value), starts):
             solved = read_below(pooled, start.flatten(2), beat=descent.beat)
             if not isinstance(solved, Inapplicable):
                 break
         if isinstance(solved, Inapplicable):
-            descent.stopped = f"{layer.name}: {solved.reason}"
+            descent.stopped = f"{layer.name}: {solved.reason}{_why_one_start(pooled)}"
             return
         shape = layer.source.meta["val"].shape[1:]
         descent.known.learn(layer.source, solved.inputs.reshape(-1, *shape), error=descent.error)
@@ -98,6 +99,17 @@ def descend_below_pools(descent: Descent, rough: Rough) -> None:
         descent.steps.append(Step(names, layer.source, solved.misfit, *counts, 0))
         descent.stopped = ""
         descent.run()
+
+
+def _why_one_start(pooled: Pooled) -> str:
+    """Return why no second start was tried, as the end of a sentence. Empty if it was."""
+    if pooled.ample:
+        return ""
+    equations, unknowns = pooled.counts
+    return (
+        f". No other start was tried, since the gradient has {equations} equations for {unknowns} values of "
+        "each channel"
+    )
 
 
 def _refusal(pooled: Pooled) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.intervals import Intervals
-from leakgauge.analytic.convolutions.layer_readings import Reading, read_layer
+from leakgauge.analytic.convolutions.layer_readings import NotApart, Reading, read_layer
 from leakgauge.analytic.convolutions.layer_spans import most_by_columns, most_by_rows
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.problem import Beginning, Outline, Problem, is_nonnegative
@@ -67,14 +67,15 @@ def begin_by_layer(
         layers: The `readable` convolutions.
         generator: Source of the starts.
     """
-    reason = "no layer has enough channels for its positions or places"
+    reason = Inapplicable("no layer has enough channels for its positions or places")
     for layer in layers:
         problem.beat()
         reading = read_layer(problem, layer, generator=generator)
         if isinstance(reading, Reading):
             return _begin(problem, reading)
-        reason = reading.reason
-    return Inapplicable(reason)
+        # The layer that came furthest says most.
+        reason = reason if isinstance(reason, NotApart) else reading
+    return reason
 
 
 def _begin(problem: Problem, reading: Reading) -> Beginning:

@@ -54,11 +54,16 @@ def examples_at(
     space, span = spanned
     examples = examples_of(problem, layer.source, span.basis, generator=generator)
     if len(examples.values) < count:
-        return Inapplicable(
-            f"{name}: {len(examples.values)} of {count} examples were told apart "
-            "(equal or proportional ones cannot be)"
-        )
+        return Inapplicable(f"{name}: {few_told_apart(examples, count)}")
     return examples, space, span.gap
+
+
+def few_told_apart(examples: Examples, count: int) -> str:
+    """Return in one line that fewer than `count` examples were told apart."""
+    return (
+        f"{len(examples.values)} of {count} examples were told apart (equal or proportional ones cannot be, and "
+        "nearly equal ones have many nonnegative combinations)"
+    )
 
 
 def examples_of(
