@@ -138,6 +138,7 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
         job(attack="spear", defense="noise 0.0001"),
     ),
     "step_cost": (job(trials=False, fuse=True), job(trials=True, fuse=True)),
+    "text_exact": (job(network="minilm", size=1),),
     "time_to_quality": (
         job(known=True, method="second order"),
         job(known=True, method="L-BFGS (iDLG)"),
