@@ -145,3 +145,37 @@ def test_the_bag_of_words_holds_all_tokens_and_no_others(rows: list[list[int]]) 
     seen = observed(lg.models.transformer(DOMAIN, 2), rows, [0] * len(rows))
     found = lg.attacks.TokenBag()(seen, seeds=lg.Seeds(0))
     assert set(found.inputs.flatten().tolist()) - {0} == {t for row in rows for t in row} - {0}
+
+
+def test_reads_a_sequence_that_ends_where_another_one_goes_on() -> None:
+    rows = [[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 7, 8, 9, 0, 0, 0]]
+    model = lg.models.transformer(DOMAIN, 2, attention="causal")
+    found = read(observed(model, rows, [0, 1]))
+    assert pairs(found.inputs, found.targets) == pairs(torch.tensor(rows), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_reads_a_transformer_of_torch_with_its_own_attention(*, batch_first: bool) -> None:
+    found = read(observed(OfTorch(batch_first=batch_first).eval(), ROWS[:2], [1, 0]))
+    assert pairs(found.inputs, None) == pairs(torch.tensor(ROWS[:2]), None)
+
+
+class OfTorch(nn.Module):
+    """Embeddings with positions, and an encoder of torch, whose queries, keys and values share one weight."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.embedding = nn.Embedding(200, 64)
+            self.position = nn.Parameter(torch.randn(8, 64))
+            layer = nn.TransformerEncoderLayer(64, 2, 96, dropout=0.0, batch_first=batch_first)
+            self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(64, 2)
+        self.batch_first = batch_first
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) + self.position
+        x = x if self.batch_first else x.transpose(0, 1)
+        x = self.layers(x, src_key_padding_mask=tokens == 0)
+        return self.head(x[:, 0] if self.batch_first else x[0])

@@ -13,7 +13,7 @@ from torch import Tensor
 from leakgauge.analytic.text.attention_links import heads_of
 from leakgauge.analytic.text.first_tokens import FirstTokens, first_tokens
 from leakgauge.analytic.text.last_targets import with_last_targets
-from leakgauge.analytic.text.multiplicities import choose
+from leakgauge.analytic.text.multiplicities import Chosen, choose
 from leakgauge.analytic.text.prefixes import COARSE, FINE, read_prefixes
 from leakgauge.analytic.text.readers import Reader, by_source, readers_of
 from leakgauge.analytic.text.sequences import distances_of, sequences_of
@@ -38,6 +38,8 @@ from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
+FITS = 1e-2
+"""Misfit of the gradient above which sequences are tried that go on."""
 SPARE = 4
 """Least sequences whose gradients are fitted, for each example."""
 
@@ -128,12 +130,17 @@ class DAGER(BaseAttack):
             if isinstance(first, Inapplicable):
                 return report_nothing_found(observation, Status.INAPPLICABLE, first.reason)
             beat.part(0.7)
-            held, notes = self.sequences(observation, domain, readers, spaces, first, beat)
+            held, inner, notes = self.sequences(observation, domain, readers, spaces, first, beat)
             if not held:
                 return bag_only(observation, domain, first, notes)
-            held = with_last_targets(observation, domain, held) or held
             beat.part(1.0)
-            return self.fitted(observation, domain, held[: self.most], first, notes, beat)
+            # A sequence may end where another one goes on.
+            for tried in (held, [*held, *inner]):
+                whole = with_last_targets(observation, domain, tried) or tried
+                chosen = fitted(observation, domain, whole[: self.most], beat)
+                if chosen.misfit <= FITS or not inner:
+                    break
+            return self.reconstruction(observation, domain, chosen, first, notes)
 
     def sequences(
         self,
@@ -143,8 +150,8 @@ class DAGER(BaseAttack):
         spaces: Sequence[InputSpace],
         first: FirstTokens,
         beat: Beat,
-    ) -> tuple[list[Tensor], list[str]]:
-        """Return candidate sequences, and notes on how they were found."""
+    ) -> tuple[list[Tensor], list[Tensor], list[str]]:
+        """Return likely sequences, others that go on but might end, and notes on how they were found."""
         notes = [
             f"{len(first.tokens)} tokens{'' if first.places is None else ' at their positions'} lie in the span of "
             f"{first.rank} dimensions: at most {first.inside:.1e} away, all others at least {first.outside:.1e}"
@@ -152,7 +159,7 @@ class DAGER(BaseAttack):
         if observation.batch_size == 1 and first.places is not None:
             alone = [first.at(place) for place in range(first.length or 0)]
             if all(len(each) == 1 for each in alone):
-                return [torch.cat(alone)], notes
+                return [torch.cat(alone)], [], notes
         behind = [reader for reader in readers if reader.sees == "prefix"]
         told = strongest(later_spaces(observation, behind, first), first.rank)
         if not isinstance(told, Inapplicable):
@@ -163,10 +170,13 @@ class DAGER(BaseAttack):
                 f"{len(found.ends)} sequences by prefixes, at most {found.most} tried at a position"
                 + ("" if found.clear else "; some decisions were close")
             )
-            return found.ends, notes
+            return found.ends, found.inner, notes
         if first.places is None:
-            return [], [*notes, "positions are unknown, and no later layer tells the order"]
-        return self.linked(observation, domain, readers, spaces, first, notes, beat)
+            return [], [], [*notes, "positions are unknown, and no later layer tells the order"]
+        found_by_links, notes = self.linked(
+            observation, domain, readers, spaces, first, notes, beat
+        )
+        return found_by_links, [], notes
 
     def linked(
         self,
@@ -215,22 +225,19 @@ class DAGER(BaseAttack):
         kept = max(kept, SPARE * observation.batch_size)
         return [held[i] for i in far.argsort()[: min(kept, self.most)].tolist()]
 
-    def fitted(
+    def reconstruction(
         self,
         observation: Observation,
         domain: TextDomain,
-        held: Sequence[Tensor],
+        chosen: Chosen,
         first: FirstTokens,
         notes: Sequence[str],
-        beat: Beat,
     ) -> Reconstruction:
-        """Return the sequences whose gradients fit the observed one."""
-        lengths = torch.tensor([len(each) for each in held])
-        chosen = choose(observation, padded(domain, held), lengths, beat=beat)
+        """Return the sequences that fit the gradient, with the residual of the whole update."""
         count, batch = len(chosen.tokens), observation.batch_size
         if not count:
             return bag_only(observation, domain, first, [*notes, "no sequence fits the gradient"])
-        tokens = torch.cat([chosen.tokens, padded(domain, [held[0][:0]] * (batch - count))])
+        tokens = torch.cat([chosen.tokens, padded(domain, [first.tokens[:0]] * (batch - count))])
         labels = torch.cat([chosen.labels, chosen.labels.new_zeros(batch - count)])
         simulate = simulator(observation, create_graph=False)
         update = observation.update.tensors
@@ -243,9 +250,17 @@ class DAGER(BaseAttack):
             status=Status.CONVERGED if matched else Status.UNCONVERGED,
             message=f"{count} of {batch} sequences read; the update is matched to {residual:.2g} of its norm",
             residual=residual,
-            cost=Cost(len(held) + 1),
+            cost=Cost(chosen.tried + 1),
             notes=tuple(notes),
         )
+
+
+def fitted(
+    observation: Observation, domain: TextDomain, held: Sequence[Tensor], beat: Beat
+) -> Chosen:
+    """Return the sequences whose gradients fit the observed one."""
+    lengths = torch.tensor([len(each) for each in held])
+    return choose(observation, padded(domain, held), lengths, beat=beat)
 
 
 def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:

@@ -46,11 +46,13 @@ class Chosen:
         tokens: Sequences (B', L), padded, at most B of them.
         labels: Their labels (B',).
         misfit: Relative error of the compared entries of the gradient.
+        tried: Number of candidates.
     """
 
     tokens: Tensor
     labels: Tensor
     misfit: float
+    tried: int
 
 
 def choose(
@@ -81,7 +83,7 @@ def choose(
     sizes = lengths.repeat_interleave(classes).double()
     counts = _counts(weights, sizes, observation.batch_size)
     held = torch.arange(len(counts)).repeat_interleave(counts)
-    return Chosen(candidates[held // classes], held % classes, misfit)
+    return Chosen(candidates[held // classes], held % classes, misfit, len(candidates))
 
 
 def compared(observation: Observation) -> dict[str, tuple[Tensor, float]]:

@@ -14,6 +14,8 @@ from leakgauge.core import Observation
 
 ROUNDING = 4.0
 """Multiple of the rounding error of one entry that a gradient in its own precision may have."""
+NOISY = 0.9
+"""Share of singular values above rounding that means noise of unknown size."""
 CLEAR = 3.0
 """Least ratio between the smallest distance outside and the largest inside at which a cut is believed."""
 
@@ -75,7 +77,10 @@ def input_space(
     values, right = _right_factor(slopes)
     floor = _least(observation, slopes)
     most = observation.batch_size * observation.domain.shape[0]
-    rank = min(most, int((values > floor).sum()))
+    rank = int((values > floor).sum())
+    if rank > NOISY * len(values):
+        rank = min(rank, _rank_in_noise(values, slopes.shape))
+    rank = min(rank, most)
     if fewest is not None and rank > fewest:
         rank = _gap_rank(values.clamp_min(floor), fewest, rank)
     elif observation.training.kind == "delta":
@@ -104,6 +109,21 @@ def _least(observation: Observation, slopes: Tensor) -> float:
         sigma = math.hypot(rounding, noise.std)
     # The norm of a random matrix of this size.
     return sigma * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def _rank_in_noise(values: Tensor, shape: torch.Size) -> int:
+    """Return the number of singular values above those of noise of unknown size, such as that of a short format.
+
+    The threshold is a multiple of the median, which is one of the noise if at most half of the
+    values are signals.
+
+    References:
+        Gavish, Donoho. The Optimal Hard Threshold for Singular Values is 4 / sqrt(3). IEEE
+        Transactions on Information Theory 60(8), 2014, equation 5. arXiv:1305.5870.
+    """
+    ratio = min(shape) / max(shape)
+    multiple = 0.56 * ratio**3 - 0.95 * ratio**2 + 1.82 * ratio + 1.43
+    return int((values > multiple * values.median()).sum())
 
 
 def _gap_rank(values: Tensor, fewest: int, most: int) -> int:
