@@ -164,7 +164,7 @@ class DAGER(BaseAttack):
         told = strongest(later_spaces(observation, behind, first), first.rank)
         if not isinstance(told, Inapplicable):
             found = read_prefixes(
-                observation.model, first, told, length=domain.length, width=self.width, beat=beat
+                observation.model, first, told, domain=domain, width=self.width, beat=beat
             )
             notes.append(
                 f"{len(found.ends)} sequences by prefixes, at most {found.most} tried at a position"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.text.readers import Reader, capture
+from leakgauge.analytic.text.readers import Reader, capture, lengthened
 from leakgauge.core import Inapplicable, Observation, TextDomain, trainable
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.training.fedsgd import local_update
@@ -83,12 +83,13 @@ def heads_of(
     generator = torch.Generator().manual_seed(1)
     tokens = domain.space.sample(8, generator)[:, :length]
     tokens = next((row for row in tokens if len(set(row.tolist())) == length), tokens[0])[None]
+    tokens = lengthened(model, domain, tokens)
     with probing():
         update = local_update(
             observation.training, model, observation.loss, tokens, torch.zeros(1).long()
         )
     weights = {name: p.detach() for name, p in trainable(model).items()}
-    inputs = capture(model, tokens, [readers[0].name])[readers[0].name][0].double()
+    inputs = capture(model, tokens, [readers[0].name])[readers[0].name][0, :length].double()
     for heads in _guesses(readers):
         rows = len(heads.query.slopes(update)), len(heads.key.slopes(update))
         outputs = rows[0] // heads.parts

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.analytic.text.attention_links import signals
-from leakgauge.analytic.text.readers import capture
+from leakgauge.analytic.text.readers import capture, lengthened
 from leakgauge.core import Observation, TextDomain, trainable
 
 TRIED = 3
@@ -40,10 +40,11 @@ def with_last_targets(
     name, weight = layer
     inputs, ends = list[Tensor](), list[int]()
     for sequence in held:
-        found = capture(observation.model, sequence[None], [name])
+        whole = lengthened(observation.model, domain, sequence[None])
+        found = capture(observation.model, whole, [name])
         if name not in found:
             return None
-        inputs.append(found[name][0].double())
+        inputs.append(found[name][0, : len(sequence)].double())
         ends.append(sum(map(len, inputs)) - 1)
     slopes = observation.update.tensors[weight].double()
     if observation.training.kind == "delta":

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.analytic.text.first_tokens import FirstTokens
-from leakgauge.analytic.text.readers import capture
+from leakgauge.analytic.text.readers import capture, lengthened
 from leakgauge.analytic.text.spans import CLEAR, InputSpace, widest_gap
+from leakgauge.core import TextDomain
 from leakgauge.core.pulse import Beat, quiet
 
 CHUNK = 1 << 13
@@ -51,7 +52,7 @@ def read_prefixes(
     first: FirstTokens,
     spaces: Sequence[InputSpace],
     *,
-    length: int,
+    domain: TextDomain,
     width: int,
     beat: Beat = quiet,
 ) -> Prefixes:
@@ -61,14 +62,14 @@ def read_prefixes(
         model: A decoder.
         first: Tokens and positions of the batch.
         spaces: Spaces of layers that see a prefix, all of them telling.
-        length: Largest number of tokens of a sequence.
+        domain: The domain of the text.
         width: Most prefixes that are kept at one position, the best ones.
         beat: Called after each chunk.
     """
     ends: list[Tensor] = []
     inner: list[Tensor] = []
     alive, clear, most = torch.zeros(1, 0, dtype=torch.long), True, 0
-    for place in range(length):
+    for place in range(domain.length):
         options = first.at(place)
         if not len(options):
             break
@@ -76,7 +77,7 @@ def read_prefixes(
             [alive.repeat_interleave(len(options), 0), options.repeat(len(alive))[:, None]], 1
         )[:MOST]
         most = max(most, len(tried))
-        distances = _last_distances(model, tried, spaces, beat)
+        distances = _last_distances(model, domain, tried, spaces, beat)
         kept, sure = _accepted(distances, first)
         clear &= sure
         if int(kept.sum()) > width:
@@ -104,14 +105,20 @@ def _accepted(distances: Tensor, first: FirstTokens) -> tuple[Tensor, bool]:
 
 
 def _last_distances(
-    model: nn.Module, prefixes: Tensor, spaces: Sequence[InputSpace], beat: Beat
+    model: nn.Module,
+    domain: TextDomain,
+    prefixes: Tensor,
+    spaces: Sequence[InputSpace],
+    beat: Beat,
 ) -> Tensor:
     """Return the largest distance over spaces of the last input of each prefix (N, L')."""
     names = [space.readers[0].name for space in spaces]
     found = []
+    last = prefixes.shape[1] - 1
+    prefixes = lengthened(model, domain, prefixes)
     for part in torch.split(prefixes, max(1, CHUNK // prefixes.shape[1])):
         inputs = capture(model, part, names)
-        each = [s.distance(inputs[s.readers[0].name][:, -1]) for s in spaces]
+        each = [s.distance(inputs[s.readers[0].name][:, last]) for s in spaces]
         found.append(torch.stack(each).amax(0))
         beat()
     return torch.cat(found)

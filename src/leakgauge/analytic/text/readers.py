@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Inapplicable, TextDomain
+from leakgauge.core import Inapplicable, ProbeError, TextDomain
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import untouched
 
@@ -109,17 +109,21 @@ def capture(model: nn.Module, tokens: Tensor, names: Sequence[str]) -> dict[str,
 
     Layers that run more than once, or that do not read one vector for each token, are left out.
     """
-    modules = dict(model.named_modules())
+    modules, count = dict(model.named_modules()), len(tokens)
+    if count == tokens.shape[1]:
+        # One more row, so that rows and positions cannot be confused.
+        tokens = torch.cat([tokens, tokens[:1]])
     found: dict[str, Tensor] = {}
     runs: dict[str, int] = dict.fromkeys(names, 0)
 
-    def hook(name: str, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def hook(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         first = given[0] if given else next(iter(named.values()))
-        if isinstance(module, nn.MultiheadAttention) and not module.batch_first:
-            first = first.transpose(0, 1)
         runs[name] += 1
-        if isinstance(first, Tensor) and first.shape[:2] == tokens.shape and first.ndim == 3:
-            found[name] = first.detach()
+        if isinstance(first, Tensor) and first.ndim == 3:
+            # Some modules put the positions first.
+            first = first.transpose(0, 1) if first.shape[:2] == tokens.shape[::-1] else first
+            if first.shape[:2] == tokens.shape:
+                found[name] = first[:count].detach()
         # A module that runs twice could be missed here. `readers_of` waits for all, and finds it.
         if len(names) <= FEW and all(runs.values()):
             raise _Enough
@@ -129,7 +133,7 @@ def capture(model: nn.Module, tokens: Tensor, names: Sequence[str]) -> dict[str,
         for name in names:
             module = modules[name]
             module.register_forward_pre_hook(
-                lambda m, args, kwargs, name=name: hook(name, m, args, kwargs), with_kwargs=True
+                lambda _, args, kwargs, name=name: hook(name, args, kwargs), with_kwargs=True
             )
         with suppress(_Enough):
             model(tokens)
@@ -138,6 +142,18 @@ def capture(model: nn.Module, tokens: Tensor, names: Sequence[str]) -> dict[str,
 
 FEW = 8
 """Most layers for which a forward ends early."""
+
+
+def lengthened(model: nn.Module, domain: TextDomain, tokens: Tensor) -> Tensor:
+    """Return sequences (B, L'), padded to the length of the domain if the model takes no shorter ones."""
+    short = tokens[:1, :1]
+    try:
+        with probing(), untouched(model), torch.no_grad():
+            model(short)
+    except ProbeError:
+        missing = domain.length - tokens.shape[1]
+        return torch.nn.functional.pad(tokens, (0, missing), value=domain.pad or 0)
+    return tokens
 
 
 def _linear_layers(model: nn.Module, shared: Collection[str]) -> list[Reader]:

@@ -78,7 +78,8 @@ def input_space(
     floor = _least(observation, slopes)
     most = observation.batch_size * observation.domain.shape[0]
     rank = int((values > floor).sum())
-    if rank > NOISY * len(values):
+    # More dimensions than tokens are those of noise. With more tokens than values, nothing tells.
+    if rank > NOISY * len(values) > most:
         rank = min(rank, _rank_in_noise(values, slopes.shape))
     rank = min(rank, most)
     if fewest is not None and rank > fewest:
