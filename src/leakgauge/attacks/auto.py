@@ -11,6 +11,7 @@ from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
+from leakgauge.attacks.dager import DAGER
 from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.entries import Entry, HasCurvature, HasReLU
 from leakgauge.attacks.idlg import IDLG
@@ -28,6 +29,7 @@ from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.surrogate_model import SurrogateModel
 from leakgauge.attacks.tag import TAG
 from leakgauge.attacks.tiger import TIGER
+from leakgauge.attacks.token_bag import TokenBag
 from leakgauge.core import (
     Attack,
     BaseAttack,
@@ -60,6 +62,8 @@ DEFAULT: tuple[Entry, ...] = (
     Entry(attack=CorrectedSurrogate(), guards=(HasCurvature(),)),
     Entry(attack=SurrogateModel()),
     Entry(attack=InvertingGradients(steps=4000)),
+    Entry(attack=TokenBag()),
+    Entry(attack=DAGER(), decisive=True),
     Entry(attack=TIGER(steps=500)),
     Entry(attack=TAG()),
     Entry(attack=LAMP()),
@@ -76,7 +80,7 @@ class Auto(BaseAttack):
     - The result is certified.
     - It matches the update, and the update determines every direction of the batch.
     - The batch has one example, and the result matches the update to rounding error.
-    - `ShiftConsistency` read each example alone, and the result matches the update.
+    - `ShiftConsistency` or `DAGER` read each example alone, and the result matches the update.
 
     If `ShiftConsistency` read the features of each example, but the images do not match the update,
     the attacks behind it know the labels.

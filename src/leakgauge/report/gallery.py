@@ -9,6 +9,7 @@ from leakgauge.records import Cell, Column, Rows, Sides
 from leakgauge.report.formats import FORMATS
 from leakgauge.report.measures import (
     IIP,
+    IN_BATCH,
     LPIPS,
     MS_SSIM,
     PLACED,
@@ -243,6 +244,8 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     scores = {measure: _at(values(measure.names[0]), i) for measure in BESIDE}
     if headline.metric != "psnr" and "psnr" in cell.scores:
         shown.append(decibels(_at(values("psnr"), i)))
+    if cell.batch_size > 1:
+        scores[IN_BATCH] = _at(values(IN_BATCH.names[0]), i)
     return shown + [
         f"{m.heading} {m.text(value)}" for m, value in scores.items() if value is not None
     ]
