@@ -296,10 +296,10 @@ class TestLinear:
 
     def test_tokens(self) -> None:
         found = rows(lg.inspect(Language(), (6,), vocabulary=50))
-        assert (found["embed"].own, found["embed"].attack) == (None, "token bag, algebra only")
+        assert (found["embed"].own, found["embed"].attack) == (None, "token_bag")
         attention = found["attention.in_proj_weight"]
-        assert (attention.own, attention.attack) == (31 // 6, "token test, algebra only")
-        assert attention.read == 0
+        assert (attention.own, attention.attack) == (31 // 6, "dager")
+        assert attention.read == 31 // 6
         tied = lg.inspect(Language(tie=True), (6,), vocabulary=50)
         assert "tied" in tied.rows[0].note
         assert tied.rows[0].own == 0

@@ -100,7 +100,9 @@ class DAGER(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         domain = observation.domain
         if not isinstance(domain, TextDomain):
-            return Inapplicable("needs text, which a model reads through an embedding of its tokens")
+            return Inapplicable(
+                "needs text, which a model reads through an embedding of its tokens"
+            )
         readers = readers_of(observation.model, domain, observation.update.tensors)
         if isinstance(readers, Inapplicable):
             return readers

@@ -65,7 +65,9 @@ class TokenBag(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         domain = observation.domain
         if not isinstance(domain, TextDomain):
-            return Inapplicable("needs text, which a model reads through an embedding of its tokens")
+            return Inapplicable(
+                "needs text, which a model reads through an embedding of its tokens"
+            )
         tokens = token_bag(observation)
         if tokens is None:
             return Inapplicable(

@@ -21,21 +21,33 @@ from leakgauge.inspection.reach import Reach, rows_of
 
 FIRST = frozenset(("linear_layer", "spear", "cocktail_party"))
 """Attacks that read the first layer alone."""
-ANYWHERE = frozenset(("april", "softmax_unmixing"))
+ANYWHERE = frozenset(("april", "softmax_unmixing", "token_bag"))
 """Attacks that read a layer wherever it stands."""
 
 
 def read_batches(counts: Counted) -> dict[fx.Node, int]:
     """Return the largest batch of a client that an attack reads, for each layer by its node."""
-    reached = _descended(counts)
+    reached, tested = _descended(counts), _tested(counts)
     found = {}
     for layer in counts.layers:
         alone = counts.owns[layer.node]
         direct = alone.attack in ANYWHERE
         direct |= alone.attack in FIRST and counts.place[layer.node].first
         batch = max(reached[layer.node], alone.batch if direct else 0)
+        if alone.attack == "dager":
+            # Once the sentences are read, the inputs of all layers are known.
+            batch = max(batch, min(alone.batch, tested))
         found[layer.node] = min(counts.batch(layer), counts.shared(batch))
     return found
+
+
+def _tested(counts: Counted) -> int:
+    """Return the largest batch that `dager` reads. It tests tokens at the layers that see each token alone."""
+    linear = [layer for layer in counts.layers if layer.kind == "linear"]
+    places = {node: i for i, node in enumerate(counts.network.graph.nodes)}
+    source = min((layer.source for layer in linear), key=places.__getitem__, default=None)
+    first = [counts.owns[layer.node] for layer in linear if layer.source is source]
+    return max((own.batch for own in first if own.attack == "dager"), default=0)
 
 
 def _descended(counts: Counted) -> dict[fx.Node, int]:

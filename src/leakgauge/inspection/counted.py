@@ -66,8 +66,7 @@ class Counted:
         owns = {layer.node: own(layer, self.place[layer.node]) for layer in self.layers}
         entry = max((o.batch for o in owns.values() if o.attack == "april"), default=0)
         batches = {
-            node: 0 if o.attack in ("token bag", "token test") else o.batch
-            for node, o in owns.items()
+            node: 0 if o.attack in ("token_bag", "dager") else o.batch for node, o in owns.items()
         }
         found = replace(self, owns=owns)
         masks, sent = found.told()

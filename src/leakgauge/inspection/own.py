@@ -64,7 +64,7 @@ def own(layer: Layer, place: Place) -> Own:
     if layer.kind == "embedding":
         if layer.calls > 1:
             return Own(0, "", "tied: the gradients of both uses are added")
-        return Own(MANY, "token bag", "the set of tokens, not their order")
+        return Own(MANY, "token_bag", "the set of tokens, not their order")
     reader = layer.reader
     if reader is None:
         return Own(0, "", "not counted")
@@ -138,6 +138,6 @@ def _tokens(layer: Layer, reader: Reader, place: Place) -> Own:
         return Own(0, "", f"its signal has rank {reader.signal} for {reader.positions} tokens")
     if place.tokens:
         note = f"{reader.positions} tokens for {least + 1} dimensions"
-        return Own(batch, "token test" if batch else "", note)
+        return Own(batch, "dager" if batch else "", note)
     note = f"{reader.positions} tokens for {least + 1} dimensions: "
     return Own(0, "", note + (f"their span to batch {batch}" if batch else "no span"))
