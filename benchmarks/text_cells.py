@@ -53,7 +53,8 @@ def sentences(name: str, network: str) -> lg.Dataset:
         return story_tokens(name)
     special = network in ("minilm", "bert")
     path = data_folder() / "data" / "text" / f"{name}.tsv"
-    data = lg.data.text(path, minilm(), 256, special_tokens=special)
+    columns: dict[str, int] = {} if name == "cola" else {"label": 0, "sentence": 1}
+    data = lg.data.text(path, minilm(), 256, special_tokens=special, **columns)
     assert isinstance(data.domain, lg.TextDomain)
     return shortened(data, data.domain)
 
