@@ -53,8 +53,9 @@ def sentences(name: str, network: str) -> lg.Dataset:
         return story_tokens(name)
     special = network in ("minilm", "bert")
     path = data_folder() / "data" / "text" / f"{name}.tsv"
-    columns: dict[str, int] = {} if name == "cola" else {"label": 0, "sentence": 1}
-    data = lg.data.text(path, minilm(), 256, special_tokens=special, **columns)
+    # The file of SST-2 has no header.
+    label, sentence = ("label", "sentence") if name == "cola" else (0, 1)
+    data = lg.data.text(path, minilm(), 256, special_tokens=special, label=label, sentence=sentence)
     assert isinstance(data.domain, lg.TextDomain)
     return shortened(data, data.domain)
 
