@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks as A
+from leakgauge.analytic.text.bag import token_bag
 from leakgauge.analytic.text.inputs import Span, span_of_inputs
 from leakgauge.attacks.embedded_text import EmbeddedText, embed_text
 from leakgauge.attacks.lamp import Orders, Perplexity
+from leakgauge.attacks.text_lengths import longest_sentence
 from leakgauge.core import Inapplicable
+from leakgauge.federated.layers.embeddings import TokenEmbedding, find_embedding
 from leakgauge.inversion import MovingAdam
 from leakgauge.inversion.descents.descent import Evaluation, Setting
 from leakgauge.inversion.objectives.distances import relative_residual
@@ -28,16 +31,24 @@ def transformer(**options: Any) -> nn.Module:
     return lg.models.transformer(DOMAIN, 2, dim=16, depth=1, **options)
 
 
-def text_of(observation: lg.Observation, **options: Any) -> EmbeddedText:
-    given = {"bag": True, "lengths": (), "first": None, "last": None, **options}
-    found = embed_text(observation, **given)
+def text_of(
+    observation: lg.Observation,
+    lengths: tuple[int, ...] = LENGTHS,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+) -> EmbeddedText:
+    embedding = find_embedding(observation)
+    assert isinstance(embedding, TokenEmbedding)
+    words = None if embedding.tied else token_bag(observation, embedding)
+    found = embed_text(observation, embedding, words, lengths, first=first, last=last)
     assert isinstance(found, EmbeddedText), found
     return found
 
 
 def residual_at_truth(observation: lg.Observation) -> float:
     """Return the residual of the private tokens' embeddings."""
-    text = text_of(observation, lengths=LENGTHS)
+    text = text_of(observation)
     unit = text.space.relax(TOKENS)
     targets = observation.knowledge.labels
     assert targets is not None
@@ -73,7 +84,7 @@ class TestEmbeddings:
     def test_a_language_model_predicts_soft_tokens(self) -> None:
         """The last layer is the embedding, so its gradient has a part from tokens that are read."""
         observation = observe(seeded(TiedModel, dim=40), language=True)
-        text = text_of(observation, lengths=LENGTHS)
+        text = text_of(observation)
         assert text.searched.update.tensors.keys() == observation.update.tensors.keys()
         zeros = torch.zeros(2, dtype=torch.long)
         unit = text.space.relax(TOKENS)
@@ -81,7 +92,7 @@ class TestEmbeddings:
         assert relative_residual(simulated, observation.update.tensors) < 0.02
 
     def test_rounding_finds_the_tokens_and_keeps_padding(self) -> None:
-        text = text_of(observe(transformer()), lengths=LENGTHS)
+        text = text_of(observe(transformer()))
         assert text.space.bag is not None
         assert torch.equal(text.space.round(text.space.relax(TOKENS)), TOKENS)
         drawn = text.space.round(torch.randn(2, 8, 16))
@@ -89,14 +100,14 @@ class TestEmbeddings:
         assert torch.equal(drawn == 0, TOKENS == 0)
 
     def test_the_longest_sentence_is_read_from_the_positions(self) -> None:
-        text = text_of(observe(transformer()))
-        assert text.unknown.sum(1).tolist() == [6, 6]
-        assert "assumed 6 tokens for all" in text.notes[0]
-        alone = text_of(observe(transformer(), count=1))
-        assert alone.notes[0] == "lengths: 6 tokens, from the gradient of the position embedding"
+        for count in (1, 2):
+            observation = observe(transformer(), count=count)
+            embedding = find_embedding(observation)
+            assert isinstance(embedding, TokenEmbedding)
+            assert longest_sentence(observation, embedding) == 6
 
     def test_known_tokens_are_not_searched_for(self) -> None:
-        text = text_of(observe(transformer()), lengths=LENGTHS, first=1, last=2)
+        text = text_of(observe(transformer()), first=1, last=2)
         assert text.space.template[0].tolist() == [1, -1, -1, -1, -1, 2, 0, 0]
 
     def test_lengths_that_do_not_fit_are_named(self) -> None:
@@ -142,6 +153,22 @@ class TestAttacks:
         assert torch.equal(found.inputs, TOKENS)
         assert found.status is lg.Status.CONVERGED
 
+    def test_unknown_lengths_are_trimmed(self) -> None:
+        model = lg.models.transformer(DOMAIN, 2, dim=32, depth=1)
+        observation = observe(model, threat=lg.Server(labels=True, order=True))
+        found = A.TIGER(steps=600)(observation, seeds=lg.Seeds(0))
+        assert torch.equal(found.inputs, TOKENS)
+        assert found.notes[0].startswith("lengths: the longest sentence has 6 tokens")
+        assert "lengths: trimmed to (6, 4), which match the update better" in found.notes
+
+    def test_the_length_of_one_sentence_is_guessed_without_positions(self) -> None:
+        attack = A.TAG(steps=100, guesses=3)
+        found = attack(observe(seeded(Recurrent), count=1), seeds=lg.Seeds(0))
+        assert any("tokens match best" in note for note in found.notes)
+        assert (
+            found.cost.evaluations <= attack.plan(observe(seeded(Recurrent), count=1)).evaluations
+        )
+
     def test_tiger_says_where_the_span_is_full(self) -> None:
         reason = refusal(A.TIGER(), observe(lg.models.transformer(DOMAIN, 2, dim=4, heads=2)))
         assert "12 tokens for 4 dimensions" in (reason or "")
@@ -157,7 +184,7 @@ class TestAttacks:
 
     def test_a_prior_chooses_the_order_of_words(self) -> None:
         """The objective is the same for all orders, so the prior alone chooses."""
-        text = text_of(observe(transformer(), count=1))
+        text = text_of(observe(transformer(), count=1), (6,))
         judge = Perplexity(text, Ascending(), 1.0)
         descent = MovingAdam(
             steps=2, propose=Orders(text.unknown), judge=judge, tries=50, period=1, after=0.0

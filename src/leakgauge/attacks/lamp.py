@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leakgauge.attacks.embedded_text import EmbeddedText, TextMatching, labels_of
+from leakgauge.attacks.embedded_text import EmbeddedText, labels_of
+from leakgauge.attacks.text_matching import TextMatching
 from leakgauge.core import ModelError, deep_copy
 from leakgauge.core.ranges import Count, Fraction, NonNegative, Positive, Whole
 from leakgauge.federated.isolation.probing import probing
@@ -71,7 +72,10 @@ class LAMP(TextMatching):
         bag: Whether places are rounded to tokens whose embeddings have a gradient. It has no effect
             if the embedding is frozen, tied, or under noise.
         lengths: Numbers of tokens of the sentences, if they are known. The default reads the
-            longest one from the position embedding, and takes it for all.
+            longest one from the position embedding and takes it for all. Then it shortens sentences
+            while this matches the update better, and searches once more.
+        guesses: Number of guesses, at least 0, of the length of one sentence if no learned position
+            tells it. Short searches compare them, each of a tenth of the steps.
         first: Token that begins each sentence, if the tokenizer is known to set one.
         last: Token that ends each sentence, if the tokenizer is known to set one.
 
@@ -108,6 +112,7 @@ class LAMP(TextMatching):
     restarts: Count = 1
     bag: bool = True
     lengths: tuple[Count, ...] = ()
+    guesses: Whole = 12
     first: Whole | None = None
     last: Whole | None = None
 

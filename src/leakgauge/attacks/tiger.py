@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leakgauge.analytic.text.inputs import span_of_inputs
-from leakgauge.attacks.embedded_text import EmbeddedText, TextMatching, labels_of
+from leakgauge.attacks.embedded_text import EmbeddedText, labels_of
+from leakgauge.attacks.text_matching import TextMatching
 from leakgauge.core import Inapplicable
 from leakgauge.core.ranges import Count, NonNegative, Positive, Whole
 from leakgauge.inversion import (
@@ -48,7 +49,10 @@ class TIGER(TextMatching):
         bag: Whether places are rounded to tokens whose embeddings have a gradient. It has no effect
             if the embedding is frozen, tied, or under noise.
         lengths: Numbers of tokens of the sentences, if they are known. The default reads the
-            longest one from the position embedding, and takes it for all.
+            longest one from the position embedding and takes it for all. Then it shortens sentences
+            while this matches the update better, and searches once more.
+        guesses: Number of guesses, at least 0, of the length of one sentence if no learned position
+            tells it. Short searches compare them, each of a tenth of the steps.
         first: Token that begins each sentence, if the tokenizer is known to set one.
         last: Token that ends each sentence, if the tokenizer is known to set one.
 
@@ -79,6 +83,7 @@ class TIGER(TextMatching):
     restarts: Count = 1
     bag: bool = True
     lengths: tuple[Count, ...] = ()
+    guesses: Whole = 12
     first: Whole | None = None
     last: Whole | None = None
 

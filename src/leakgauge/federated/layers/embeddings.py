@@ -196,11 +196,14 @@ def find_embedding(observation: Observation) -> TokenEmbedding | Inapplicable:
             readers[id(calls[0].weight)] = name
         elif name is not None:
             places.append((name, calls[0].ids))
-    return _described(observation, list(readers.values()), places)
+    return _described(observation, probes[0], list(readers.values()), places)
 
 
 def _described(
-    observation: Observation, readers: list[str | None], places: list[tuple[str, Tensor]]
+    observation: Observation,
+    tokens: Tensor,
+    readers: list[str | None],
+    places: list[tuple[str, Tensor]],
 ) -> TokenEmbedding | Inapplicable:
     """Return the embedding of these tables, or the reason why they do not fit."""
     if not readers:
@@ -211,7 +214,7 @@ def _described(
     if name is None:
         return Inapplicable("the table of the tokens is not a parameter of the model")
     positions, rows = _positions(observation.domain.shape[0], places)
-    return TokenEmbedding(name, _is_tied(observation, name), positions, rows)
+    return TokenEmbedding(name, _is_tied(observation, name, tokens), positions, rows)
 
 
 def _lookups(model: nn.Module, tokens: Tensor) -> list[Lookup]:
@@ -230,15 +233,12 @@ def _positions(length: int, places: list[tuple[str, Tensor]]) -> tuple[str | Non
     return None, ()
 
 
-def _is_tied(observation: Observation, name: str) -> bool:
-    """Return whether the output depends on the table other than by looking tokens up."""
+def _is_tied(observation: Observation, name: str, tokens: Tensor) -> bool:
+    """Return whether the output for tokens (B, L) depends on the table other than by looking tokens up."""
     model = observation.model
     parameter = dict(model.named_parameters())[name]
     if not parameter.requires_grad:
         return False
-    tokens = torch.zeros(
-        (1, observation.domain.shape[0]), dtype=torch.long, device=parameter.device
-    )
     output = run_tokens(model, tokens, Lookups(), graph=True)
     leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     if not leaves:
