@@ -88,7 +88,7 @@ class Bigrams(nn.Module):
         return torch.stack([losses.sum(1), held.sum(1).to(losses)], 1)
 
 
-def jobs(given: Options) -> list[Job]:
+def jobs_of(given: Options) -> list[Job]:
     """Return the jobs, batch by batch, so that a run that is cut holds every size."""
     if given.quick:
         held = [Job("masked", ATTACKS[0], 1, 0)] + [Job("bert", name, 1, 0) for name in ATTACKS]
@@ -99,8 +99,7 @@ def jobs(given: Options) -> list[Job]:
             held += [Job("bert", name, size, number) for name in ATTACKS]
             if number < 2:
                 held += [Job("minilm", name, size, number) for name in ("TAG", "LAMP", "TIGER")]
-            if (size, number) == (1, 0):
-                held.append(Job("minilm", "TextDLG", size, number))
+    held.append(Job("minilm", ATTACKS[0], 1, 0))
     return [replace(job, number=job.number + given.seed) for job in held]
 
 
@@ -186,7 +185,7 @@ def run(job: Job, given: Options) -> Row:
 
 def main() -> None:
     """Print one line for each network, attack and batch size."""
-    rows = run_jobs("text_matching", __doc__, jobs, run, data="CoLA")
+    rows = run_jobs("text_matching", __doc__, jobs_of, run, data="CoLA")
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["network"], row["attack"], row["size"]), []).append(row)

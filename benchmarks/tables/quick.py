@@ -139,6 +139,11 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
     ),
     "step_cost": (job(trials=False, fuse=True), job(trials=True, fuse=True)),
     "text_exact": (job(network="minilm", size=1),),
+    "text_matching": (
+        job(network="bert", attack="TIGER"),
+        job(network="bert", attack="LAMP"),
+        job(network="masked"),
+    ),
     "time_to_quality": (
         job(known=True, method="second order"),
         job(known=True, method="L-BFGS (iDLG)"),
