@@ -132,10 +132,32 @@ def defenses(results: Results) -> str:
     )
 
 
+def text(results: Results) -> str:
+    """Return which sentences are read from text models."""
+    name, plain = "text_exact", {"data": "cola", "altered": "none", "lora": None}
+    batch = some(results, name, network="gpt2", size=8, **plain)
+    large = some(results, name, network="gpt2", size=32, **plain)
+    encoder = some(results, name, network="minilm", size=4, **plain)
+    return (
+        "**Sentences are read word for word.** "
+        f"DAGER on GPT-2 of 12 layers, labels withheld, batch 8: {told_whole(batch)}, in "
+        f"{figures.seconds(batch):.0f} s on one core. Batch 32: {told_whole(large)}. "
+        f"MiniLM, batch 4: {told_whole(encoder)}."
+    )
+
+
+def told_whole(rows: list[Row]) -> str:
+    """Return how many sentences are read whole, with the control's ROUGE-1, in words."""
+    right, count = figures.above("exact", 100)(rows), figures.count("exact")(rows)
+    blind = figures.mean("control.rouge1")(rows)
+    return f"{right:.0f} of {count:.0f} exact (control {blind:.0f}% ROUGE-1)"
+
+
 HEADLINES = {
     "inverting_gradients": one_image,
     "exact_attacks": whole_batch,
     "convolutions": residual_network,
+    "text_exact": text,
     "fedavg": local_steps,
     "secure_aggregation": aggregation,
     "frontier": defenses,
