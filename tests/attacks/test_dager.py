@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,7 +129,7 @@ def test_frozen_layers_and_images_are_refused_in_one_line() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("norm"))
     assert "no gradient of a linear layer" in read(observed(model, ROWS[:1], [0])).message
-    assert "reads text" in read(lg.examples.observation()).message
+    assert "needs text" in read(lg.examples.observation()).message
 
 
 def test_counts_drop_sequences_that_are_not_in_the_batch() -> None:
@@ -179,3 +181,30 @@ class OfTorch(nn.Module):
         x = x if self.batch_first else x.transpose(0, 1)
         x = self.layers(x, src_key_padding_mask=tokens == 0)
         return self.head(x[:, 0] if self.batch_first else x[0])
+
+
+def test_what_does_not_change_the_update_is_told() -> None:
+    found = read(observed(lg.models.transformer(DOMAIN, 2), ROWS[:1], [1]))
+    assert any("not proven" in note for note in found.notes)
+
+
+def test_sequences_that_do_not_fit_are_not_said_to_be_read() -> None:
+    rows = torch.randint(1, 200, (4, 8), generator=torch.Generator().manual_seed(1)).tolist()
+    model = lg.models.transformer(DOMAIN, 2, dim=32, heads=8, depth=1)
+    found = read(observed(model, rows, [0, 1, 0, 1]))
+    assert found.status != lg.Status.CONVERGED
+    assert "sequences read" not in found.message
+
+
+def test_a_model_that_adds_positions_of_full_length_only() -> None:
+    model = OfTorch(batch_first=True).eval()
+    found = read(observed(model, ROWS[1:], [1, 0]))
+    assert pairs(found.inputs, None) == pairs(torch.tensor(ROWS[1:]), None)
+
+
+def test_an_update_that_is_not_finite_is_refused() -> None:
+    seen = observed(lg.models.transformer(DOMAIN, 2), ROWS[:1], [1])
+    broken = {name: t.clone() for name, t in seen.update.tensors.items()}
+    broken["head.bias"][0] = torch.nan
+    damaged = replace(seen, update=lg.Update(broken, seen.update.kind))
+    assert "NaN" in read(damaged).message

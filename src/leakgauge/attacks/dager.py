@@ -18,7 +18,7 @@ from leakgauge.analytic.text.prefixes import COARSE, FINE, read_prefixes
 from leakgauge.analytic.text.readers import Reader, by_source, readers_of
 from leakgauge.analytic.text.sequences import distances_of, sequences_of
 from leakgauge.analytic.text.spans import CLEAR, InputSpace, input_space, widest_gap
-from leakgauge.analytic.text.steps import distinct, later_spaces, links_between, strongest
+from leakgauge.analytic.text.steps import distinct, later_spaces, links_between, padded, strongest
 from leakgauge.core import (
     CONVERGED_WITHIN,
     BaseAttack,
@@ -38,6 +38,11 @@ from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
+UNSEEN = (
+    "not proven: tokens that do not change the update are not seen, and tokens of equal embeddings look "
+    "the same"
+)
+"""Note on every sequence that was read."""
 FITS = 1e-2
 """Misfit of the gradient above which sequences are tried that go on."""
 SPARE = 4
@@ -103,6 +108,8 @@ class DAGER(BaseAttack):
             return Inapplicable(
                 "needs text, which a model reads through an embedding of its tokens"
             )
+        if not all(bool(t.isfinite().all()) for t in observation.update.tensors.values()):
+            return Inapplicable("the update holds values that are NaN or infinite")
         readers = readers_of(observation.model, domain, observation.update.tensors)
         if isinstance(readers, Inapplicable):
             return readers
@@ -244,16 +251,20 @@ class DAGER(BaseAttack):
         simulate = simulator(observation, create_graph=False)
         update = observation.update.tensors
         residual = float(relative_residual(simulate(domain.to_unit(tokens), labels), update))
+        if residual >= 1:
+            # It explains less than no sequence at all.
+            return bag_only(observation, domain, first, [*notes, "no sequence fits the gradient"])
         matched = residual <= CONVERGED_WITHIN
+        told = "read" if matched else "fitted, not all of them right"
         return Reconstruction(
             inputs=tokens,
-            targets=labels if (observation.classes or 1) > 1 else None,
+            targets=labels if (observation.classes or 1) > 1 and count == batch else None,
             found=torch.arange(batch) < count,
             status=Status.CONVERGED if matched else Status.UNCONVERGED,
-            message=f"{count} of {batch} sequences read; the update is matched to {residual:.2g} of its norm",
+            message=f"{count} of {batch} sequences {told}; the update is matched to {residual:.2g} of its norm",
             residual=residual,
             cost=Cost(chosen.tried + 1),
-            notes=tuple(notes),
+            notes=(*notes, UNSEEN) if matched else tuple(notes),
         )
 
 
@@ -263,14 +274,6 @@ def fitted(
     """Return the sequences whose gradients fit the observed one."""
     lengths = torch.tensor([len(each) for each in held])
     return choose(observation, padded(domain, held), lengths, beat=beat)
-
-
-def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:
-    """Return sequences as one tensor (N, L), filled with padding, or with the token 0 if there is none."""
-    filled = torch.full((len(sequences), domain.length), domain.pad or 0)
-    for row, sequence in zip(filled, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return filled
 
 
 def bag_only(

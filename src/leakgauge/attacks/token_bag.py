@@ -71,7 +71,7 @@ class TokenBag(BaseAttack):
         tokens = token_bag(observation)
         if tokens is None:
             return Inapplicable(
-                "the gradient of an embedding of tokens is not shared, or all its rows differ from zero"
+                "no gradient of one embedding of all tokens is shared, or its rows are all zero or all nonzero"
             )
         return Plan(evaluations=0, search=partial(spread, observation, domain, tokens))
 

@@ -83,6 +83,11 @@ def first_tokens(
     typical = float(distances.median())
     threshold, ratio = widest_gap(distances, FINEST, typical / 2, some=True)
     inside = (distances <= threshold).nonzero()
+    if len(inside) > MOST * rank:
+        return Inapplicable(
+            f"{len(inside)} pairs of token and position lie in a span of {rank} dimensions: there are too many "
+            "tokens in the batch for the width of the first layer, or its inputs hardly differ"
+        )
     if ratio < CLEAR or not 0 < len(inside) <= MOST * rank:
         return Inapplicable(
             "the first layer's inputs do not tell tokens apart: the widest gap of distances has the ratio "

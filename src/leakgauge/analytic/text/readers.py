@@ -146,7 +146,10 @@ FEW = 8
 
 def lengthened(model: nn.Module, domain: TextDomain, tokens: Tensor) -> Tensor:
     """Return sequences (B, L'), padded to the length of the domain if the model takes no shorter ones."""
-    short = tokens[:1, :1]
+    if tokens.shape[1] == domain.length:
+        return tokens
+    # One token may be broadcast over all positions, so at least two are tried.
+    short = tokens[:1] if tokens.shape[1] > 1 else tokens[:1].expand(-1, min(2, domain.length - 1))
     try:
         with probing(), untouched(model), torch.no_grad():
             model(short)

@@ -45,7 +45,8 @@ def strongest(spaces: Sequence[InputSpace], least: int = 1) -> list[InputSpace] 
                 "the gradients of the layers are zero, or smaller than the known noise"
             )
         return Inapplicable(
-            f"the tokens fill the inputs of the layers, which tell nothing then: dimensions {ranks}"
+            "the tokens fill the inputs of the layers, which tell nothing then. Fewer tokens than inputs, or than "
+            f"the rank of an adapter, are needed: dimensions {ranks}"
         )
     return [space for space in told if space.rank == top]
 
@@ -85,3 +86,11 @@ def links_between(
     allowed = apart | torch.eye(len(inputs), dtype=torch.bool)
     slopes = heads.slopes(observation.update.tensors)
     return links(slopes, inputs, heads.keys(weights, inputs), allowed)
+
+
+def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:
+    """Return sequences as one tensor (N, L), filled with padding, or with the token 0 if there is none."""
+    filled = torch.full((len(sequences), domain.length), domain.pad or 0)
+    for row, sequence in zip(filled, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return filled
