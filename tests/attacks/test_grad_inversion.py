@@ -88,7 +88,7 @@ class TestDescent:
         setting = Setting(project=lambda variables: None, tolerance=0.0)
         run = descent.run((torch.zeros(3),), setting)
         next(run)
-        (moved,), _ = run.send(Evaluation(1.0, (torch.tensor([2.0, -5.0, 0.1]),)))
+        (moved,) = run.send(Evaluation(1.0, (torch.tensor([2.0, -5.0, 0.1]),))).variables
         assert torch.allclose(moved, torch.tensor([-0.05, 0.05, -0.05]), atol=1e-6)
 
 
