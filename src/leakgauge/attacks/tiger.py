@@ -89,7 +89,7 @@ class TIGER(TextMatching):
 
     def matching(self, text: EmbeddedText) -> GradientMatching | Inapplicable:
         held = text.held
-        span = span_of_inputs(text.searched, int(held.sum()))
+        span = span_of_inputs(text.tokens, int(held.sum()))
         if isinstance(span, Inapplicable):
             return span
         network = FeatureExtractor.of(text.searched, span.layer)

@@ -21,6 +21,7 @@ from leakgauge.core import (
     Status,
     TextDomain,
 )
+from leakgauge.core.text import NOT_TEXT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,7 @@ class TokenBag(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         domain = observation.domain
         if not isinstance(domain, TextDomain):
-            return Inapplicable(
-                "needs text, which a model reads through an embedding of its tokens"
-            )
+            return Inapplicable(NOT_TEXT)
         tokens = token_bag(observation)
         if tokens is None:
             return Inapplicable(

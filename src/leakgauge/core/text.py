@@ -13,6 +13,8 @@ from leakgauge.core.errors import DataError
 from leakgauge.core.ranges import Count, Whole, check_fields
 from leakgauge.core.space import InSpace, SearchSpace
 
+NOT_TEXT = "needs text, which a model reads through an embedding of its tokens"
+"""Why attacks on text do not run on other data. Equal reasons of several attacks share one line."""
 MOST_TOKENS = 2**22
 """Largest vocabulary. Float32 holds each token of it as its own unit coordinate."""
 

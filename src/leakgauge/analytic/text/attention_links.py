@@ -76,14 +76,21 @@ class Heads:
 
 
 def heads_of(
-    observation: Observation, domain: TextDomain, readers: Sequence[Reader]
+    observation: Observation, domain: TextDomain, readers: Sequence[Reader], *, shorter: bool
 ) -> Heads | Inapplicable:
-    """Return the queries and keys among readers of single tokens, checked on a simulated gradient."""
+    """Return the queries and keys among readers of single tokens, checked on a simulated gradient.
+
+    Args:
+        observation: The observation.
+        domain: The domain of the text.
+        readers: The layers.
+        shorter: Whether the model takes shorter sequences.
+    """
     model, length = observation.model, min(PROBED, domain.length)
     generator = torch.Generator().manual_seed(1)
     tokens = domain.space.sample(8, generator)[:, :length]
     tokens = next((row for row in tokens if len(set(row.tolist())) == length), tokens[0])[None]
-    tokens = lengthened(model, domain, tokens)
+    tokens = lengthened(domain, tokens, shorter=shorter)
     with probing():
         update = local_update(
             observation.training, model, observation.loss, tokens, torch.zeros(1).long()

@@ -88,7 +88,7 @@ def first_tokens(
             f"{len(inside)} pairs of token and position lie in a span of {rank} dimensions: there are too many "
             "tokens in the batch for the width of the first layer, or its inputs hardly differ"
         )
-    if ratio < CLEAR or not 0 < len(inside) <= MOST * rank:
+    if ratio < CLEAR or not len(inside):
         return Inapplicable(
             "the first layer's inputs do not tell tokens apart: the widest gap of distances has the ratio "
             f"{ratio:.2g}, with {len(inside)} tokens below it for {rank} dimensions"

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.text.first_tokens import FirstTokens
+from leakgauge.federated.layers.embeddings import TokenEmbedding
 
 ROUNDS = 30
 """Rounds of reweighted least squares."""
@@ -65,20 +66,24 @@ def independent(
 
 
 def embedding_gradients(
-    update: Mapping[str, Tensor], name: str | None, length: int
+    update: Mapping[str, Tensor], embedding: TokenEmbedding, length: int
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the gradients of the embeddings of tokens and positions, or None if there are none.
+    """Return the gradients (V, D) and (L, D) of the embeddings of tokens and positions, or None if one is not shared.
 
-    Each pair adds its gradient to a row of both, so that the sums over rows agree.
+    Positions may be a parameter and no embedding. Then its gradient is recognized: each pair adds
+    the same to a row of both gradients, so their sums over rows agree.
 
     Args:
         update: The gradients, by name.
-        name: Name of the embedding of tokens. None if it is not shared.
-        length: Largest number of tokens of a sequence.
+        embedding: The embedding of tokens.
+        length: Number of positions L.
     """
-    if name is None or name not in update:
+    name, places = embedding.name, embedding.positions
+    if name not in update:
         return None
     tokens = update[name].double()
+    if places is not None and places in update:
+        return tokens, update[places][list(embedding.rows)].double()
     total = tokens.sum(0)
     for other, found in update.items():
         rows = found.double().reshape(-1, found.shape[-1]) if found.ndim > 1 else found[None]

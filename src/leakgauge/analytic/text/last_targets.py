@@ -25,7 +25,7 @@ TRIED = 3
 
 
 def with_last_targets(
-    observation: Observation, domain: TextDomain, held: Sequence[Tensor]
+    observation: Observation, domain: TextDomain, held: Sequence[Tensor], *, shorter: bool
 ) -> list[Tensor] | None:
     """Return each sequence with each likely last token, or None if the model predicts no tokens.
 
@@ -33,6 +33,7 @@ def with_last_targets(
         observation: The observation.
         domain: The domain of the text.
         held: Sequences (L',) without their last tokens.
+        shorter: Whether the model takes shorter sequences.
     """
     layer = _output_layer(observation, domain)
     if layer is None:
@@ -40,7 +41,7 @@ def with_last_targets(
     name, weight = layer
     inputs, ends = list[Tensor](), list[int]()
     for sequence in held:
-        whole = lengthened(observation.model, domain, sequence[None])
+        whole = lengthened(domain, sequence[None], shorter=shorter)
         found = capture(observation.model, whole, [name])
         if name not in found:
             return None

@@ -54,6 +54,7 @@ def read_prefixes(
     *,
     domain: TextDomain,
     width: int,
+    shorter: bool,
     beat: Beat = quiet,
 ) -> Prefixes:
     """Return the sequences whose prefixes lie in the spaces.
@@ -64,6 +65,7 @@ def read_prefixes(
         spaces: Spaces of layers that see a prefix, all of them telling.
         domain: The domain of the text.
         width: Most prefixes that are kept at one position, the best ones.
+        shorter: Whether the model takes shorter sequences.
         beat: Called after each chunk.
     """
     ends: list[Tensor] = []
@@ -77,7 +79,8 @@ def read_prefixes(
             [alive.repeat_interleave(len(options), 0), options.repeat(len(alive))[:, None]], 1
         )[:MOST]
         most = max(most, len(tried))
-        distances = _last_distances(model, domain, tried, spaces, beat)
+        whole = lengthened(domain, tried, shorter=shorter)
+        distances = _last_distances(model, whole, place, spaces, beat)
         kept, sure = _accepted(distances, first)
         clear &= sure
         if int(kept.sum()) > width:
@@ -105,17 +108,11 @@ def _accepted(distances: Tensor, first: FirstTokens) -> tuple[Tensor, bool]:
 
 
 def _last_distances(
-    model: nn.Module,
-    domain: TextDomain,
-    prefixes: Tensor,
-    spaces: Sequence[InputSpace],
-    beat: Beat,
+    model: nn.Module, prefixes: Tensor, last: int, spaces: Sequence[InputSpace], beat: Beat
 ) -> Tensor:
-    """Return the largest distance over spaces of the last input of each prefix (N, L')."""
+    """Return the largest distance over spaces of the input at the place `last` of each prefix (N, L')."""
     names = [space.readers[0].name for space in spaces]
     found = []
-    last = prefixes.shape[1] - 1
-    prefixes = lengthened(model, domain, prefixes)
     for part in torch.split(prefixes, max(1, CHUNK // prefixes.shape[1])):
         inputs = capture(model, part, names)
         each = [s.distance(inputs[s.readers[0].name][:, last]) for s in spaces]

@@ -65,7 +65,35 @@ class _Enough(Exception):
 def readers_of(
     model: nn.Module, domain: TextDomain, shared: Collection[str]
 ) -> tuple[Reader, ...] | Inapplicable:
-    """Return the linear layers whose gradients are shared, in the order of the forward.
+    """Return the linear layers whose gradients are shared, and what they see, in the order of the forward.
+
+    Args:
+        model: A model of tokens (B, L).
+        domain: The domain of the text.
+        shared: Names of the parameters in the update.
+    """
+    layers = layers_of(model, domain, shared)
+    if isinstance(layers, Inapplicable):
+        return layers
+    if any(not _same(x[0], x[1]) for _, x in layers):
+        return Inapplicable("the model draws random numbers, as dropout in train mode does")
+    place = domain.length // 2
+    return tuple(
+        replace(
+            reader,
+            sees=_sight(x, place),
+            positional=domain.length > 1 and not _same(x[4, 0], x[4, 1]),
+        )
+        for reader, x in layers
+    )
+
+
+def layers_of(
+    model: nn.Module, domain: TextDomain, shared: Collection[str]
+) -> list[tuple[Reader, Tensor]] | Inapplicable:
+    """Return the linear layers whose gradients are shared, each with its inputs for `_probes`.
+
+    They stand in the order of the forward. What they see is not determined yet.
 
     Args:
         model: A model of tokens (B, L).
@@ -82,18 +110,14 @@ def readers_of(
         return Inapplicable("no linear layer reads one vector for each token")
     order = {name: i for i, name in enumerate(inputs)}
     known.sort(key=lambda layer: order[layer.name])
-    if any(not _same(inputs[layer.name][0], inputs[layer.name][1]) for layer in known):
-        return Inapplicable("the model draws random numbers, as dropout in train mode does")
-    found: list[Reader] = []
+    found: list[tuple[Reader, Tensor]] = []
     for layer in known:
         x = inputs[layer.name]
-        source = next((r.source for r in found if _same(x, inputs[r.name])), None)
+        source = next((reader.source for reader, y in found if _same(x, y)), None)
         if source is None:
-            source = 1 + max((r.source for r in found), default=-1)
-        place = domain.length // 2
-        positional = domain.length > 1 and not _same(x[4, 0], x[4, 1])
-        found.append(replace(layer, sees=_sight(x, place), positional=positional, source=source))
-    return tuple(found)
+            source = 1 + max((reader.source for reader, _ in found), default=-1)
+        found.append((replace(layer, source=source), x))
+    return found
 
 
 def by_source(readers: Sequence[Reader]) -> list[tuple[Reader, ...]]:
@@ -144,19 +168,32 @@ FEW = 8
 """Most layers for which a forward ends early."""
 
 
-def lengthened(model: nn.Module, domain: TextDomain, tokens: Tensor) -> Tensor:
-    """Return sequences (B, L'), padded to the length of the domain if the model takes no shorter ones."""
-    if tokens.shape[1] == domain.length:
-        return tokens
-    # One token may be broadcast over all positions, so at least two are tried.
-    short = tokens[:1] if tokens.shape[1] > 1 else tokens[:1].expand(-1, min(2, domain.length - 1))
+def takes_shorter(model: nn.Module, domain: TextDomain) -> bool:
+    """Return whether a model takes sequences that are shorter than the domain's."""
+    # One token may be broadcast over all positions, so two are tried.
+    short = _probes(domain)[:1, : max(1, min(2, domain.length - 1))]
     try:
         with probing(), untouched(model), torch.no_grad():
             model(short)
     except ProbeError:
-        missing = domain.length - tokens.shape[1]
-        return torch.nn.functional.pad(tokens, (0, missing), value=domain.pad or 0)
-    return tokens
+        return False
+    return True
+
+
+def lengthened(domain: TextDomain, tokens: Tensor, *, shorter: bool) -> Tensor:
+    """Return sequences (B, L'), padded to the length of the domain unless the model takes shorter ones."""
+    if shorter:
+        return tokens
+    missing = domain.length - tokens.shape[1]
+    return torch.nn.functional.pad(tokens, (0, missing), value=domain.pad or 0)
+
+
+def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:
+    """Return sequences as one tensor (N, L), filled with padding, or with the token 0 if there is none."""
+    filled = torch.full((len(sequences), domain.length), domain.pad or 0)
+    for row, sequence in zip(filled, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return filled
 
 
 def _linear_layers(model: nn.Module, shared: Collection[str]) -> list[Reader]:

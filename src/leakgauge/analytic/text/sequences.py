@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.text.prefixes import CHUNK
-from leakgauge.analytic.text.readers import capture
-from leakgauge.analytic.text.spans import InputSpace
+from leakgauge.analytic.text.prefixes import CHUNK, COARSE, FINE
+from leakgauge.analytic.text.readers import capture, padded
+from leakgauge.analytic.text.spans import CLEAR, InputSpace, widest_gap
+from leakgauge.core import TextDomain
 from leakgauge.core.pulse import Beat, quiet
 
 FAINT = 1e-3
@@ -44,23 +45,42 @@ def sequences_of(places: Tensor, strength: Tensor) -> list[Tensor]:
     return found
 
 
-def distances_of(
+def nearest(
+    model: nn.Module,
+    domain: TextDomain,
+    held: Sequence[Tensor],
+    spaces: Sequence[InputSpace],
+    *,
+    least: int,
+    most: int,
+    beat: Beat = quiet,
+) -> list[Tensor]:
+    """Return the sequences whose inputs the layers behind the attention read, the nearest first.
+
+    Args:
+        model: The model.
+        domain: The domain of the text.
+        held: Sequences (L',).
+        spaces: Telling spaces of layers that see the whole sequence.
+        least: Fewest sequences that are returned, even if others are clearly nearer.
+        most: Most sequences that are returned.
+        beat: Called after each chunk.
+    """
+    lengths = torch.tensor([len(each) for each in held])
+    far = _distances(model, padded(domain, held), lengths, spaces, beat)
+    threshold, ratio = widest_gap(far, FINE, COARSE)
+    kept = int((far <= threshold).sum()) if ratio >= CLEAR else len(held)
+    return [held[i] for i in far.argsort()[: min(max(kept, least), most)].tolist()]
+
+
+def _distances(
     model: nn.Module,
     candidates: Tensor,
     lengths: Tensor,
     spaces: Sequence[InputSpace],
-    *,
-    beat: Beat = quiet,
+    beat: Beat,
 ) -> Tensor:
-    """Return the largest distance (N,) of each sequence's inputs from the spaces of layers behind the attention.
-
-    Args:
-        model: The model.
-        candidates: Sequences (N, L), padded.
-        lengths: Their numbers of tokens (N,).
-        spaces: Telling spaces of layers that see the whole sequence.
-        beat: Called after each chunk.
-    """
+    """Return the largest distance (N,) from the spaces of the inputs of each padded sequence (N, L)."""
     names = [space.readers[0].name for space in spaces]
     real = torch.arange(candidates.shape[1]) < lengths[:, None]
     step = max(1, CHUNK // candidates.shape[1])

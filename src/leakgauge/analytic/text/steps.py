@@ -61,8 +61,10 @@ def distinct(
     inputs = inputs_of(observation, domain, readers[0], first)
     slopes = torch.cat([reader.slopes(update) for reader in readers])
     found = find_embedding(observation)
-    name = None if isinstance(found, Inapplicable) or found.tied else found.name
-    return independent(first, inputs, slopes, embedding_gradients(update, name, domain.length))
+    embeddings = None
+    if not isinstance(found, Inapplicable) and not found.tied:
+        embeddings = embedding_gradients(update, found, domain.length)
+    return independent(first, inputs, slopes, embeddings)
 
 
 def inputs_of(
@@ -88,9 +90,12 @@ def links_between(
     return links(slopes, inputs, heads.keys(weights, inputs), allowed)
 
 
-def padded(domain: TextDomain, sequences: Sequence[Tensor]) -> Tensor:
-    """Return sequences as one tensor (N, L), filled with padding, or with the token 0 if there is none."""
-    filled = torch.full((len(sequences), domain.length), domain.pad or 0)
-    for row, sequence in zip(filled, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return filled
+def dealt(first: FirstTokens, batch: int, length: int) -> list[Tensor]:
+    """Return the tokens in one row for each sequence: the n-th token of each position in the n-th row."""
+    if first.places is None:
+        return [first.tokens[row::batch][:length] for row in range(batch)]
+    options = [first.at(place) for place in range(first.length or 0)]
+    return [
+        torch.stack([tokens[min(row, len(tokens) - 1)] for tokens in options])
+        for row in range(batch)
+    ]

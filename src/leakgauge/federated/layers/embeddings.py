@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from leakgauge.core import Inapplicable, Observation, ProbeError, TextDomain, trainable
+from leakgauge.core.text import NOT_TEXT
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.training.fedsgd import stateless
 
@@ -174,7 +175,7 @@ def find_embedding(observation: Observation) -> TokenEmbedding | Inapplicable:
     """
     domain = observation.domain
     if not isinstance(domain, TextDomain):
-        return Inapplicable("needs text, which a model reads through an embedding of its tokens")
+        return Inapplicable(NOT_TEXT)
     device = observation.update.like.device
     shape = (observation.knowledge.batch_size or 2, domain.length)
     template = torch.full(shape, UNKNOWN, device=device)
