@@ -45,6 +45,8 @@ UNSEEN = (
     "the same"
 )
 """Note on every sequence that was read."""
+CLEARLY = 0.1
+"""Misfit with these sequences, relative to that without them, below which they are believed."""
 FITS = 1e-2
 """Misfit of the gradient above which sequences are tried that go on."""
 SPARE = 4
@@ -158,8 +160,9 @@ class Reading:
         likely = self.fitted(held)
         if likely.misfit <= FITS or not inner:
             return likely
-        # A sequence may end where another one goes on.
-        return self.fitted([*held, *inner])
+        # A sequence may end where another one goes on. More candidates always fit a little better.
+        more = self.fitted([*held, *inner])
+        return more if more.misfit < CLEARLY * likely.misfit else likely
 
     def fitted(self, held: list[Tensor]) -> Chosen:
         """Return the best sequences among `held`."""
@@ -187,7 +190,7 @@ class Reading:
             # It explains no more than no sequence at all.
             return self.bag("no sequence fits the gradient")
         matched = residual <= CONVERGED_WITHIN
-        told = "read" if matched else "fitted, not all of them right"
+        told = "read" if matched else "fit best"
         return Reconstruction(
             inputs=tokens,
             targets=labels if (observation.classes or 1) > 1 and not missing else None,

@@ -26,6 +26,8 @@ CHUNK = 1 << 13
 """Most tokens of prefixes that run through the model at once."""
 FINE, COARSE = 1e-4, 0.2
 """A distance below the first is always inside, and one above the second always outside, if the update is exact."""
+LIKE = 10.0
+"""Distance, in units of the largest one inside before, up to which a prefix may lie inside."""
 MOST = 1 << 15
 """Most prefixes that are tried at one position."""
 
@@ -71,6 +73,7 @@ def read_prefixes(
     ends: list[Tensor] = []
     inner: list[Tensor] = []
     alive, clear, most = torch.zeros(1, 0, dtype=torch.long), True, 0
+    inside = first.inside
     for place in range(domain.length):
         options = first.at(place)
         if not len(options):
@@ -81,7 +84,7 @@ def read_prefixes(
         most = max(most, len(tried))
         whole = lengthened(domain, tried, shorter=shorter)
         distances = _last_distances(model, whole, place, spaces, beat)
-        kept, sure = _accepted(distances, first)
+        kept, sure = _accepted(distances, inside, first.outside)
         clear &= sure
         if int(kept.sum()) > width:
             best = distances.topk(width, largest=False).indices
@@ -94,16 +97,24 @@ def read_prefixes(
         alive = tried[kept]
         if not len(alive):
             break
+        # From here on, the later layers themselves tell how near a right prefix is.
+        inside = max(inside if place else 0.0, float(distances[kept].max()))
     return Prefixes(ends + list(alive), inner, clear, most)
 
 
-def _accepted(distances: Tensor, first: FirstTokens) -> tuple[Tensor, bool]:
+def _accepted(distances: Tensor, inside: float, outside: float) -> tuple[Tensor, bool]:
     """Return which prefixes lie inside, and whether there is a clear gap.
 
-    All may lie inside, or none. So the gap is looked for between the distances of the first layer.
+    All may lie inside, or none. At least one does if it is about as near as those before.
+
+    Args:
+        distances: Distances (N,) of the prefixes.
+        inside: Largest distance that was inside before.
+        outside: Smallest distance of an arbitrary guess.
     """
-    low, high = max(FINE, 3 * first.inside), min(COARSE, first.outside / 3)
-    threshold, ratio = widest_gap(distances, min(low, high / CLEAR), high)
+    high = min(COARSE, outside / 3)
+    some = float(distances.min()) <= max(FINE, LIKE * inside)
+    threshold, ratio = widest_gap(distances, min(FINE, high / CLEAR), high, some=some)
     return distances <= threshold, ratio >= CLEAR
 
 
